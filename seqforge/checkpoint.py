@@ -1,0 +1,147 @@
+"""Checkpoints that appear complete or not at all, and say so when one is damaged.
+
+A checkpoint is a folder written under another name, synced, and renamed: a crash leaves the one before. `manifest.json`
+holds the sha256 of every file.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+def write(folder: Path, models: dict[str, nn.Module], training: dict, extra: dict[str, str], tag: str | None) -> None:
+    """Write checkpoint `folder`: training.pt, and each model as safetensors, config.json and the `extra` text files."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        for name, model in models.items():
+            _write_model(part / name, model, extra)
+        torch.save(training, part / "training.pt")
+        files = sorted(p for p in part.rglob("*") if p.is_file())
+        tags = sorted(({tag} - {None}) | tags_of(folder))  # one step may be the end of two phases
+        listing = {"tags": tags, "sha256": {p.relative_to(part).as_posix(): _sha256(p) for p in files}}
+        (part / "manifest.json").write_text(json.dumps(listing, indent=1))
+        for path in [*files, part / "manifest.json"]:
+            _sync(path)
+        if folder.exists():  # the same step again, after a resume
+            shutil.rmtree(folder)
+        part.rename(folder)
+        _sync(folder.parent)
+    except OSError as e:
+        shutil.rmtree(part, ignore_errors=True)
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ValueError(
+                f"{folder}: no space left on the disk; the checkpoints before it are whole. "
+                f"Free some space, then: seqforge resume {folder.parent.parent}"
+            ) from e
+        raise
+    except RuntimeError as e:  # torch.save reports a failed write so
+        shutil.rmtree(part, ignore_errors=True)
+        raise ValueError(f"{folder}: could not be written ({e}); check the disk's free space") from e
+
+
+def _write_model(folder: Path, model: nn.Module, extra: dict[str, str]) -> None:
+    folder.mkdir()
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(getattr(model, "_hub_mixin_config", None) or {}, indent=1))
+    for name, text in extra.items():
+        (folder / name).write_text(text)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def every(checkpoints: Path) -> list[Path]:
+    """Checkpoint folders, oldest first."""
+    found = [p for p in checkpoints.glob("step-*") if p.is_dir() and p.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=step_of)
+
+
+def manifest(folder: Path) -> dict:
+    """The manifest of a checkpoint. Raises ValueError where it is missing or unreadable."""
+    try:
+        return json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as e:
+        raise ValueError(f"{folder}: damaged checkpoint, its manifest.json cannot be read ({e})") from e
+
+
+def tags_of(folder: Path) -> set[str]:
+    """What marks a checkpoint ("pre-trained", "final"); a passing one, a damaged one and none at all have no mark."""
+    try:
+        return set(manifest(folder)["tags"])
+    except ValueError:
+        return set()
+
+
+def verify(folder: Path) -> None:
+    """Raise ValueError naming the first file that is missing or differs from the manifest."""
+    for name, expected in manifest(folder)["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path}: missing from the checkpoint")
+        if _sha256(path) != expected:
+            raise ValueError(f"{path}: damaged, its checksum differs from the manifest's")
+
+
+def newest(checkpoints: Path, tag: str | None = None) -> Path | None:
+    """The newest whole checkpoint (with that tag); damaged ones are named in a warning and passed over."""
+    for folder in reversed(every(checkpoints)):
+        try:
+            if tag is not None and tag not in tags_of(folder):
+                continue
+            verify(folder)
+            return folder
+        except ValueError as e:
+            warnings.warn(f"{e}; taking the checkpoint before it", stacklevel=2)
+    return None
+
+
+def prune(checkpoints: Path, keep: int) -> None:
+    """Remove all but the newest `keep` untagged checkpoints; tagged ones stay."""
+    untagged = [p for p in every(checkpoints) if not tags_of(p)]
+    for folder in untagged[:-keep] if keep else untagged:
+        gone = folder.with_name(f".{folder.name}.part")  # a half-removed folder must not look like a checkpoint
+        folder.rename(gone)
+        shutil.rmtree(gone)
+
+
+def load_training(folder: Path) -> dict:
+    """The training state of a checkpoint: tensors and plain values only."""
+    return torch.load(folder / "training.pt", map_location="cpu", weights_only=True)
+
+
+def load_model(folder: Path, model: nn.Module) -> None:
+    """Load weights into `model`. Raises ValueError naming the first tensor of another shape."""
+    found = load_file(folder / "model.safetensors")
+    own = model.state_dict()
+    for name in own.keys() | found.keys():
+        here, there = (tuple(d[name].shape) if name in d else "absent" for d in (own, found))
+        if here != there:
+            raise ValueError(
+                f"{folder}: checkpoint of another shape: {name} is {there} there, but {here} by this configuration; "
+                "use the sizes in the config.json beside it"
+            )
+    model.load_state_dict(found)

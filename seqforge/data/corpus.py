@@ -1,0 +1,116 @@
+"""A corpus: three splits of sequences as ids, what the ids mean, and where they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """ids (N,T), 0 past the end; lengths (N,), the end token included where there is one."""
+
+    ids: Tensor
+    lengths: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: Tensor | slice) -> Split:
+        return Split(self.ids[rows], self.lengths[rows])
+
+    def to(self, device: torch.device | str) -> Split:
+        return Split(self.ids.to(device), self.lengths.to(device))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a method trains on.
+
+    oracle: the generator the data were drawn from, where that is known (NLL_oracle needs it); digest: of the training
+    ids, so that two runs can tell whether they saw the same data; source: in words, for signatures and reports.
+    """
+
+    train: Split
+    valid: Split
+    test: Split
+    vocab_size: int
+    max_length: int
+    start_id: int
+    eos_id: int | None
+    tokenizer: Tokenizer
+    source: str
+    digest: str
+    oracle: object | None = None
+
+    def to(self, device: torch.device | str) -> Corpus:
+        moved = {name: getattr(self, name).to(device) for name in ("train", "valid", "test")}
+        if isinstance(self.oracle, torch.nn.Module):
+            moved["oracle"] = self.oracle.to(device)
+        return Corpus(**{**self.__dict__, **moved})
+
+    def decode(self, ids: Tensor, lengths: Tensor) -> list[str]:
+        """One line of text a sequence."""
+        return decode(self.tokenizer, ids, lengths)
+
+
+def decode(tokenizer: Tokenizer, ids: Tensor, lengths: Tensor) -> list[str]:
+    """ids (B,T), lengths (B,) -> B lines; tokens joined by spaces unless the tokenizer has a decoder of its own."""
+    rows = [row[:n] for row, n in zip(ids.tolist(), lengths.tolist(), strict=True)]
+    return tokenizer.decode_batch(rows, skip_special_tokens=True)
+
+
+def ids_tokenizer(vocab_size: int) -> Tokenizer:
+    """Tokens that are numbers: "17 4 0" <-> [17, 4, 0]. Saved as tokenizer.json like any other."""
+    tokenizer = Tokenizer(models.WordLevel({str(i): i for i in range(vocab_size)}, unk_token="0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    return tokenizer
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """sha256 over the raw bytes, first 8 hex digits."""
+    h = hashlib.sha256()
+    for t in tensors:
+        h.update(t.detach().cpu().contiguous().numpy().tobytes())
+    return h.hexdigest()[:8]
+
+
+def read_id_file(path: Path, vocab_size: int | None, max_length: int) -> Split:
+    """SeqGAN's file format: one sequence a line, token ids separated by spaces.
+
+    Raises ValueError naming file, line, value and remedy: not a number, beyond the vocabulary, too long, empty.
+    """
+    rows = []
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                rows.append(_id_row(f"{path}:{number}", line, vocab_size, max_length))
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: not text ({e}); expected one sequence of token ids a line, such as `17 4 0`") from e
+    if not rows:
+        raise ValueError(f"{path}: the file is empty; expected one sequence of token ids a line, such as `17 4 0`")
+    lengths = torch.tensor([len(r) for r in rows])
+    ids = torch.zeros(len(rows), max_length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    return Split(ids, lengths)
+
+
+def _id_row(place: str, line: str, vocab_size: int | None, max_length: int) -> list[int]:
+    words = line.split()
+    if not words:
+        raise ValueError(f"{place}: empty line; remove it")
+    bad = next((w for w in words if not (w.isascii() and w.isdigit() and len(w) < 10)), None)
+    if bad is not None:
+        raise ValueError(f"{place}: {bad[:40]!r} is not a token id; expected numbers from 0 separated by spaces")
+    if len(words) > max_length:
+        raise ValueError(f"{place}: {len(words)} tokens, but max_length is {max_length}; raise --data.max_length")
+    row = [int(w) for w in words]
+    if vocab_size is not None and max(row) >= vocab_size:
+        raise ValueError(f"{place}: id {max(row)} is beyond the vocabulary of {vocab_size}; raise --data.vocab_size")
+    return row

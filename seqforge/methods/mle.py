@@ -1,0 +1,177 @@
+"""Maximum likelihood by teacher forcing, on its own and as the pre-training of the adversarial methods.
+
+    seqforge train mle --recipe mle-oracle
+
+Source: Yu et al. 2017, Algorithm 1, line 2; authors' generator.py and sequence_gan.py. Differs from the authors' code:
+ 1) the order of the sequences is drawn anew every epoch (theirs is the file's; --mle.shuffle false)
+ 2) it stops when the validation NLL has not fallen for `patience` epochs and takes the best epoch's weights (theirs
+    trains 120 epochs, which over-fits: --mle.patience 0)
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from seqforge import objectives
+from seqforge.data.corpus import Corpus, Split
+from seqforge.metrics import nll
+from seqforge.models.generator import Generator
+from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.run import Run, derive_seed
+from seqforge.sampling import mask_of, sequence_nll, weighted_nll
+
+
+@dataclass(frozen=True)
+class MLEConfig:
+    """Training by likelihood.
+
+    Args:
+        epochs: most passes over the training set (SeqGAN: 120)
+        batch: sequences a step (SeqGAN: 64)
+        lr: Adam's step size (SeqGAN: 0.01)
+        lr_decay: factor on lr after an epoch whose validation NLL did not fall; 1 keeps it
+        weight_decay: decoupled, per step, times lr
+        clip: largest global gradient norm (SeqGAN: 5)
+        patience: epochs without a lower validation NLL before it stops; 0 trains all epochs and keeps the last
+        shuffle: draw the order of the sequences anew every epoch (SeqGAN: the file's order)
+    """
+
+    epochs: int = 120
+    batch: int = 64
+    lr: float = 0.01
+    lr_decay: float = 1.0
+    weight_decay: float = 0.0
+    clip: float = 5.0
+    patience: int = 5
+    shuffle: bool = True
+
+    def __post_init__(self):
+        for name, least in (("epochs", 0), ("batch", 1), ("patience", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"mle.{name} is {getattr(self, name)}, but must be at least {least}")
+        for name in ("lr", "clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"mle.{name} is {getattr(self, name)}, but must be above 0")
+        if not 0 < self.lr_decay <= 1:
+            raise ValueError(f"mle.lr_decay is {self.lr_decay}, but must lie in (0, 1]")
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What is measured while it trains, for the curves; nothing is chosen by it.
+
+    Args:
+        every: adversarial rounds or pre-training epochs between two measurements; 0 measures at the end of a phase only
+        samples: sequences drawn for each
+        lines: sequences written to samples/ each time
+    """
+
+    every: int = 5
+    samples: int = 2048
+    lines: int = 100
+
+    def __post_init__(self):
+        for name, least in (("every", 0), ("samples", 2), ("lines", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"monitor.{name} is {getattr(self, name)}, but must be at least {least}")
+
+
+@dataclass(frozen=True)
+class MLETrainConfig:
+    """`seqforge train mle`.
+
+    Args:
+        generator: sizes of the LSTM
+        mle: how it is trained
+        monitor: what is measured meanwhile
+    """
+
+    generator: LSTMConfig = field(default_factory=LSTMConfig)
+    mle: MLEConfig = field(default_factory=MLEConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+
+class Best:
+    """The weights of the epoch with the lowest validation NLL, and how many epochs ago that was."""
+
+    def __init__(self):
+        self.nll, self.age, self.weights = float("inf"), 0, {}
+
+    def update(self, nll: float, model: nn.Module) -> None:
+        self.age += 1
+        if nll < self.nll:
+            self.nll, self.age = nll, 0
+            self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+
+    def state_dict(self) -> dict:
+        return {"nll": self.nll, "age": self.age, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.nll, self.age, self.weights = state["nll"], state["age"], state["weights"]
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def pretrain(generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, corpus: Corpus, run: Run) -> None:
+    """Train `generator` in place by likelihood on the training set; the best epoch's weights where it stops early."""
+    assert isinstance(generator, Generator)
+    optimizer = run.keep(
+        "mle.optimizer",
+        torch.optim.AdamW(trainable(generator), lr=config.lr, weight_decay=config.weight_decay, fused=True),
+    )
+    best, rng = run.keep("mle.best", Best()), run.rng("mle.order")
+    train = corpus.train
+
+    for epoch in run.loop("mle", config.epochs):
+        generator.train()
+        order = torch.randperm(len(train), generator=rng) if config.shuffle else torch.arange(len(train))
+        total = torch.zeros((), device=run.device)
+        for rows in order.to(run.device).split(config.batch):
+            mask = mask_of(train.lengths[rows], corpus.max_length)
+            loss, logp = weighted_nll(generator, train.ids[rows], train.lengths[rows], objectives.mle_weight(mask))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(generator.parameters(), config.clip)
+            optimizer.step()
+            total -= logp.sum()
+        generator.eval()
+        nll_valid = validation_nll(generator, corpus.valid)
+        best.update(nll_valid, generator)
+        if config.lr_decay < 1 and best.age:
+            optimizer.param_groups[0]["lr"] *= config.lr_decay
+        run.log("mle", "train", epoch=epoch, nll_train=float(total / train.lengths.sum()), nll_valid=nll_valid)
+        if monitor.every and epoch % monitor.every == 0:
+            measure(generator, corpus, monitor, run, "mle")
+        if config.patience and best.age >= config.patience:
+            run.finish("mle")
+    if run.once("mle.chosen") and config.patience and best.weights:
+        generator.load_state_dict(best.weights)
+    generator.eval()
+
+
+def validation_nll(generator: Generator, valid: Split) -> float:
+    """Nats per token."""
+    return nll.mean_and_stderr(sequence_nll(generator, valid.ids, valid.lengths), valid.lengths)[0]
+
+
+def measure(generator: Generator, corpus: Corpus, monitor: MonitorConfig, run: Run, phase: str) -> None:
+    """Log NLL_oracle, NLL_test and entropy at temperature 1, and write samples. The same noise every time."""
+    scores, drawn = nll.all_nll(generator, corpus, monitor.samples, derive_seed(run.seed, "monitor"))
+    run.log(phase, "evaluation", scores={s.name: s.as_dict() for s in scores})
+    if monitor.lines:
+        run.write_samples(corpus.decode(drawn.ids[: monitor.lines], drawn.lengths[: monitor.lines]))
+
+
+def train(config: MLETrainConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+    """Train an LSTM by likelihood; the run keeps it as "generator"."""
+    seed = derive_seed(run.seed, "generator")
+    generator = LSTMGenerator.of(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
+    run.keep("generator", generator.to(run.device))
+    pretrain(generator, config.mle, config.monitor, corpus, run)
+    if run.once("measured"):
+        measure(generator, corpus, config.monitor, run, "mle")
+    run.checkpoint(tag="final")
+    return generator

@@ -1,0 +1,231 @@
+"""SeqGAN: a generator trained by policy gradient on a discriminator's verdict, estimated by Monte-Carlo rollouts.
+
+    seqforge train seqgan --recipe seqgan-oracle
+
+Source: Yu, Zhang, Wang and Yu, AAAI 2017 (arXiv 1609.05473), Algorithm 1. Differs from the authors' code:
+ 1) rollouts fork the states that sampling produced and no prefix is read twice; the last token's value, which needs no
+    rollout, is scored once instead of N times
+ 2) their lagged rollout policy (0.8) is never used, as the graph reads the current weights; here `rollout_lag` works,
+    and its default 0 is what their code does
+ 3) the discriminator has one logit for their two; its output penalty is half theirs, which is the same penalty
+ 4) a batch of the discriminator has as many real as fake rows; theirs is a random mix
+ 5) a baseline, the mean loss and interleaved teacher forcing are options; their code has none (`baseline none`,
+    `reduction sum`, `teacher_forcing 0`)
+ 6) null controls: --reward constant, random, shuffled, frozen
+"""
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from seqforge import discriminate, objectives, rewards
+from seqforge.data.corpus import Corpus
+from seqforge.methods import mle
+from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
+from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.run import Run, derive_seed
+from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_nll
+
+
+@dataclass(frozen=True)
+class SeqGANConfig:
+    """`seqforge train seqgan`.
+
+    Args:
+        generator: sizes of the LSTM
+        discriminator: sizes of the CNN
+        mle: pre-training of the generator
+        monitor: what is measured meanwhile
+        rounds: adversarial rounds (SeqGAN: 200)
+        g_steps: generator steps a round (SeqGAN: 1)
+        batch: sequences a generator step (SeqGAN: 64)
+        rollouts: completions of every prefix; 0 gives every token the score of its whole sentence (SeqGAN: 16)
+        rollout_lag: rollout policy = lag * itself + (1 - lag) * generator after each round; 0 is the generator itself
+        reward: the discriminator's p(real), or a null control in its place
+        baseline: what is taken off the action values (SeqGAN: none)
+        reduction: of the policy-gradient loss over its tokens (SeqGAN's code: sum)
+        lr: Adam's step size in the adversarial phase (SeqGAN: 0.01)
+        clip: largest global gradient norm (SeqGAN: 5)
+        teacher_forcing: likelihood steps on real data after every generator step (SeqGAN: 0)
+        d_pretrain: rounds of discriminator pre-training (SeqGAN: 50)
+        d_steps: fresh sets of fakes a round (SeqGAN: 5)
+        d_epochs: passes over each set (SeqGAN: 3)
+        d_samples: real and fake sequences in a set; 0: as many as the training set has (SeqGAN: 9,984)
+        d_batch: rows a discriminator step, half of them real (SeqGAN: 64)
+        d_lr: Adam's step size (SeqGAN: 0.0001)
+        d_l2: penalty on the output layer (SeqGAN: 0.2 on two columns, 0.1 on their difference)
+    """
+
+    generator: LSTMConfig = field(default_factory=LSTMConfig)
+    discriminator: CNNConfig = field(default_factory=CNNConfig)
+    mle: MLEConfig = field(default_factory=MLEConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    rounds: int = 200
+    g_steps: int = 1
+    batch: int = 64
+    rollouts: int = 16
+    rollout_lag: float = 0.0
+    reward: rewards.Reward = "discriminator"
+    baseline: objectives.Baseline = "none"
+    reduction: objectives.Reduction = "sum"
+    lr: float = 0.01
+    clip: float = 5.0
+    teacher_forcing: int = 0
+    d_pretrain: int = 50
+    d_steps: int = 5
+    d_epochs: int = 3
+    d_samples: int = 0
+    d_batch: int = 64
+    d_lr: float = 1e-4
+    d_l2: float = 0.1
+
+    def __post_init__(self):
+        least = {"g_steps": 0, "rounds": 0, "batch": 1, "rollouts": 0, "teacher_forcing": 0, "d_pretrain": 0}
+        for name, low in {**least, "d_steps": 0, "d_epochs": 1, "d_samples": 0, "d_batch": 2}.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {low}")
+        for name in ("lr", "clip", "d_lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        if not 0 <= self.rollout_lag < 1:
+            raise ValueError(f"rollout_lag is {self.rollout_lag}, but must lie in [0, 1)")
+        if self.d_l2 < 0:
+            raise ValueError(f"d_l2 is {self.d_l2}, but must be 0 or more")
+
+    @property
+    def judged(self) -> bool:
+        """Whether the reward asks the discriminator anything."""
+        return self.reward not in ("constant", "random")
+
+
+def train(config: SeqGANConfig, corpus: Corpus, run: Run, precision: str = "fp32") -> LSTMGenerator:
+    """Pre-train both players, then Algorithm 1; the run keeps them as "generator" and "discriminator"."""
+    seeds = [derive_seed(run.seed, name) for name in ("generator", "discriminator")]
+    generator = LSTMGenerator.of(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seeds[0])
+    discriminator = CNNDiscriminator.of(config.discriminator, corpus.vocab_size, corpus.max_length, seeds[1])
+    run.keep("generator", generator.to(run.device))
+    run.keep("discriminator", discriminator.to(run.device))
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=config.d_lr, fused=True)
+    run.keep("discriminator.optimizer", d_optimizer)
+
+    mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+    for _ in run.loop("discriminator", config.d_pretrain if config.judged else 0):
+        train_discriminator(discriminator, d_optimizer, generator, corpus, config, run, precision, "discriminator", 1)
+    if run.once("pre-trained"):
+        mle.measure(generator, corpus, config.monitor, run, "mle")
+        run.checkpoint(tag="pre-trained")
+
+    optimizer = torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True)
+    run.keep("generator.optimizer", optimizer)
+    policy = run.keep("rollout_policy", copy.deepcopy(generator)) if config.rollout_lag else generator
+    score = discriminate.scorer(discriminator, precision)
+    order = run.rng("teacher_forcing")
+
+    for round_ in run.loop("adversarial", config.rounds):
+        for _ in range(config.g_steps):
+            noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
+            samples, trail = rewards.sample_with_trail(generator, noise)
+            mask = mask_of(samples.lengths, corpus.max_length)
+            q = action_values(policy, generator, samples, trail, score, config, run)  # (B,T)
+            weight = objectives.reinforce_weight(objectives.advantage(q, mask, config.baseline), mask, config.reduction)
+            pg_loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight)
+            norm = update(generator, optimizer, pg_loss, config.clip)
+            for _ in range(config.teacher_forcing):
+                rows = torch.randint(len(corpus.train), (config.batch,), generator=order).to(run.device)
+                real = corpus.train[rows]
+                real_mask = mask_of(real.lengths, corpus.max_length)
+                loss, _ = weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(real_mask))
+                update(generator, optimizer, loss, config.clip)
+            reward = float(q.sum() / mask.sum())
+            entropy = float(-samples.logp.sum() / mask.sum())
+            run.log(
+                "adversarial", "train", round=round_, reward_mean=reward, entropy=entropy, gradient_norm=float(norm)
+            )
+        if config.rollout_lag:
+            drift(policy, generator, config.rollout_lag)
+        if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
+            mle.measure(generator, corpus, config.monitor, run, "adversarial")
+        if config.judged and config.reward != "frozen" and config.d_steps:
+            train_discriminator(
+                discriminator, d_optimizer, generator, corpus, config, run, precision, "adversarial", config.d_steps
+            )
+    if run.once("measured") and config.rounds:
+        mle.measure(generator, corpus, config.monitor, run, "adversarial")
+    run.checkpoint(tag="final")
+    return generator
+
+
+def action_values(
+    policy: LSTMGenerator,
+    generator: LSTMGenerator,
+    samples: Samples,
+    trail: list,
+    score: rewards.Scorer,
+    config: SeqGANConfig,
+    run: Run,
+) -> Tensor:
+    """q (B,T) by the reward the configuration names."""
+    batch, horizon = samples.ids.shape
+    mask = mask_of(samples.lengths, horizon)
+    if config.reward == "constant":
+        return rewards.constant_reward(mask)
+    if config.reward == "random":
+        return rewards.random_reward(mask, run.rng("random_reward"))
+    noise = uniform((batch, horizon - 1, config.rollouts, horizon), run.rng("rollouts"), run.device)
+    trail = rewards.policy_trail(policy, generator, samples, trail)
+    q = rewards.rollout_q(policy, samples, trail, score, noise)
+    return rewards.shuffled_reward(q, mask, run.rng("shuffle")) if config.reward == "shuffled" else q
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
+    """One clipped step; the gradient norm before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return norm
+
+
+@torch.no_grad()
+def drift(policy: nn.Module, generator: nn.Module, lag: float) -> None:
+    """policy <- lag * policy + (1 - lag) * generator, every parameter."""
+    for slow, fast in zip(policy.parameters(), generator.parameters(), strict=True):
+        slow.lerp_(fast, 1 - lag)
+
+
+def train_discriminator(
+    discriminator: CNNDiscriminator,
+    optimizer: torch.optim.Optimizer,
+    generator: LSTMGenerator,
+    corpus: Corpus,
+    config: SeqGANConfig,
+    run: Run,
+    precision: str,
+    phase: str,
+    sets: int,
+) -> None:
+    """`sets` times: fresh fakes, then d_epochs passes over them and as many real sequences."""
+    count = config.d_samples or len(corpus.train)
+    valid = (corpus.valid.ids, corpus.valid.lengths)
+    real = (corpus.train.ids, corpus.train.lengths)
+    stats = {}
+    for _ in range(sets):
+        drawn = sample(generator, uniform((count, corpus.max_length), run.rng("fakes"), run.device))
+        for _ in range(config.d_epochs):
+            stats = discriminate.epoch(
+                discriminator,
+                optimizer,
+                real,
+                (drawn.ids, drawn.lengths),
+                config.d_batch,
+                run.rng("d_order"),
+                config.d_l2,
+                precision,
+            )
+    unseen = sample(generator, uniform((len(corpus.valid), corpus.max_length), run.rng("unseen"), run.device))
+    score = discriminate.scorer(discriminator, precision)
+    stats["d_accuracy_valid"] = discriminate.held_out_accuracy(score, valid, (unseen.ids, unseen.lengths))
+    run.log(phase, "train", **stats)

@@ -1,0 +1,60 @@
+"""Negative log-likelihoods, all in nats per token: mean over all tokens of all sequences of -log p(y_t | y_<t).
+
+NLL_oracle: of the generator's samples under the oracle; quality alone, a collapsed generator scores well.
+NLL_test: of held-out data under the generator; coverage.
+Entropy: of the generator's samples under itself; falls towards 0 as it collapses.
+Source: Yu et al. 2017, eq. 9, divided by T as the authors' code and every published table do.
+"""
+
+import torch
+from torch import Tensor
+
+from seqforge.data.corpus import Corpus, Split
+from seqforge.metrics.score import Score, signature
+from seqforge.models.generator import Generator
+from seqforge.sampling import Filter, Samples, sample, sequence_nll, uniform
+
+UNIT = "nats per token"
+
+
+def mean_and_stderr(nll: Tensor, lengths: Tensor) -> tuple[float, float | None]:
+    """nll (B,T), 0 past the end -> mean over tokens, and its standard error with sequences as the independent units."""
+    total, tokens = nll.double().sum(1), lengths.double()
+    mean = total.sum() / tokens.sum()
+    if len(total) < 2:
+        return float(mean), None
+    spread = (total - mean * tokens).square().sum() / (len(total) - 1)
+    return float(mean), float((spread * len(total)).sqrt() / tokens.sum())
+
+
+def nll_test(generator: Generator, test: Split, source: str, temperature: float = 1.0) -> Score:
+    """-log p_generator of held-out sequences, its logits divided by the temperature."""
+    value, stderr = mean_and_stderr(sequence_nll(generator, test.ids, test.lengths, temperature), test.lengths)
+    facts = signature("nll_test", n=len(test), temp=temperature, data=source)
+    return Score("nll_test", value, stderr, UNIT, temperature, facts)
+
+
+def nll_oracle(oracle: Generator, drawn: Samples, facts: dict, temperature: float) -> Score:
+    """-log p_oracle of samples. `facts` go into the signature."""
+    value, stderr = mean_and_stderr(sequence_nll(oracle, drawn.ids, drawn.lengths), drawn.lengths)
+    return Score("nll_oracle", value, stderr, UNIT, temperature, signature("nll_oracle", **facts))
+
+
+def entropy(drawn: Samples, facts: dict, temperature: float) -> Score:
+    """-log p_generator of its own samples (NLL_div, NLL_gen of own samples): what it is unsure of."""
+    value, stderr = mean_and_stderr(-drawn.logp, drawn.lengths)
+    return Score("entropy", value, stderr, UNIT, temperature, signature("entropy", **facts))
+
+
+def all_nll(
+    generator: Generator, corpus: Corpus, samples: int, seed: int, temperature: float = 1.0
+) -> tuple[list[Score], Samples]:
+    """NLL_oracle (where there is an oracle), NLL_test and entropy at one temperature, and the samples they are on."""
+    rng = torch.Generator().manual_seed(seed)
+    noise = uniform((samples, corpus.max_length), rng, corpus.test.ids.device)
+    drawn = sample(generator, noise, Filter(temperature=temperature))
+    facts = {"n": samples, "temp": temperature, "seed": seed, "data": corpus.source}
+    scores = [nll_test(generator, corpus.test, corpus.source, temperature), entropy(drawn, facts, temperature)]
+    if isinstance(corpus.oracle, Generator):
+        scores.insert(0, nll_oracle(corpus.oracle, drawn, facts, temperature))
+    return scores, drawn

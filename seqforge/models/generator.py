@@ -1,0 +1,117 @@
+"""The generator protocol: what sampling, rollouts, losses and metrics may ask of any sequence model.
+
+Shapes: B batch (rows), T time, V vocabulary, H hidden width.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class State(Protocol):
+    """What a generator remembers of the prefix of every row. A value: using an old one again gives the same numbers."""
+
+    def select(self, rows: Tensor) -> Self:
+        """Rows (K,) of this state, in that order; a row may be named many times or not at all."""
+        ...
+
+    @classmethod
+    def cat(cls, states: Sequence[Self]) -> Self:
+        """The rows of several states side by side; they may stand at different positions."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """An autoregressive model p(y_1 .. y_T) = prod_t p(y_t | y_<t)."""
+
+    vocab_size: int
+    eos_id: int | None  # the token that ends a sequence (it belongs to the sequence); None: all have the full length
+
+    def start(self, batch: int, context: object = None) -> tuple[Tensor, State]:
+        """Logits (B,V) of the first token, and the state before it. The generator owns its start token."""
+        ...
+
+    def extend(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """Read tokens (B,t) after `state`: logits (B,t,V) of the token after each, and the state after the last.
+
+        `lengths` (B,): only the first lengths[b] tokens of row b are read; the state stands there, and the
+        logits past it mean nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class HeadedGenerator(Generator, Protocol):
+    """A generator whose logits are a linear map of hidden vectors; losses then never hold all logits at once."""
+
+    head: nn.Linear
+
+    def hidden(self, tokens: Tensor, state: State | None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """As `extend`, before the head: (B,t,H). With state None the start token is read first: (B,1+t,H)."""
+        ...
+
+
+def _full(x: Tensor) -> Tensor:
+    """At least float32: half-precision sums over a vocabulary lose digits."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class _WeightedNLL(torch.autograd.Function):
+    """sum_n weight_n * -log softmax(hidden_n @ W.T + bias)[target_n], with its gradients taken on the way forward.
+
+    The logits exist for one chunk of rows at a time, small enough for the cache, and are turned into the
+    gradient in place: three matrix products in all and no (N,V) tensor, where autograd would need five passes
+    over one. Only a loss that is linear in the log-probabilities can be done so; every policy-gradient and
+    likelihood loss here is.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor, weight: Tensor):
+        rows = max(16, CACHE_FLOATS // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
+        need = any(ctx.needs_input_grad[:3])
+        logp = _full(hidden.new_empty(hidden.shape[0]))
+        grads = [torch.zeros_like(x) for x in (hidden, kernel, bias)] if need else []
+        for lo in range(0, hidden.shape[0], rows):
+            part = slice(lo, lo + rows)
+            p = torch.softmax(_full(torch.addmm(bias, hidden[part], kernel.t())), dim=-1)
+            at = targets[part, None]
+            # softmax underflows where log-softmax does not: floor at the smallest normal number (-87.3 nats)
+            logp[part] = p.gather(1, at).clamp_min(torch.finfo(p.dtype).tiny).log().squeeze(1)
+            if need:
+                w = weight[part, None].to(p.dtype)
+                delta = p.mul_(w).scatter_add_(1, at, -w).to(kernel.dtype)  # dLoss/dlogits
+                torch.mm(delta, kernel, out=grads[0][part])
+                grads[1].addmm_(delta.t(), hidden[part])
+                grads[2].add_(delta.sum(0))
+        ctx.save_for_backward(*grads)
+        ctx.mark_non_differentiable(logp)
+        return -(logp * weight).sum(), logp
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor):
+        scale = grad_outputs[0]
+        d_hidden, d_kernel, d_bias = ctx.saved_tensors
+        return d_hidden * scale, d_kernel * scale, d_bias * scale, None, None
+
+
+CACHE_FLOATS = 640_000  # logits of one chunk: 2.5 MB, which stay in the caches of two cores
+
+
+def head_weighted_nll(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss sum(weight * -log p(target)) (scalar) and log p(target) without gradient, of the shape of `targets`.
+
+    hidden (..., H), targets (...) ids, weight (...) floats.
+    """
+    assert hidden.shape[:-1] == targets.shape == weight.shape
+    bias = head.bias if head.bias is not None else head.weight.new_zeros(head.weight.shape[0])
+    loss, logp = _WeightedNLL.apply(hidden.flatten(0, -2), head.weight, bias, targets.flatten(), weight.flatten())
+    return loss, logp.view(targets.shape)
+
+
+def log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:
+    """log softmax(logits)[target]: logits (..., V), targets (...) -> (...)."""
+    return -F.cross_entropy(_full(logits).flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)

@@ -1,0 +1,136 @@
+"""The SeqGAN generator: embedding, LSTM, linear (Yu et al. 2017, section 3.2; authors' sizes are the defaults)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from seqforge.models.generator import State
+
+
+@dataclass(frozen=True)
+class LSTMConfig:
+    """Sizes of an LSTM generator.
+
+    Args:
+        embedding: width of the token embedding (SeqGAN: 32)
+        hidden: width of the LSTM (SeqGAN: 32)
+        layers: LSTM layers (SeqGAN: 1)
+        dropout: share of units dropped on embeddings and outputs while training by likelihood (SeqGAN: 0)
+        init_std: every parameter starts from N(0, init_std^2), biases included (SeqGAN: 0.1)
+    """
+
+    embedding: int = 32
+    hidden: int = 32
+    layers: int = 1
+    dropout: float = 0.0
+    init_std: float = 0.1
+
+    def __post_init__(self):
+        for name in ("embedding", "hidden", "layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"generator.{name} is {getattr(self, name)}, but must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"generator.dropout is {self.dropout}, but must lie in [0, 1)")
+        if self.init_std <= 0:
+            raise ValueError(f"generator.init_std is {self.init_std}, but must be above 0")
+
+
+@dataclass(frozen=True)
+class LSTMState:
+    """h, c: (layers, B, H) after the tokens read so far."""
+
+    h: Tensor
+    c: Tensor
+
+    def select(self, rows: Tensor) -> LSTMState:
+        return LSTMState(self.h[:, rows], self.c[:, rows])
+
+    @classmethod
+    def cat(cls, states: Sequence[LSTMState]) -> LSTMState:
+        return cls(torch.cat([s.h for s in states], 1), torch.cat([s.c for s in states], 1))
+
+
+class LSTMGenerator(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="seqforge",
+    tags=["text-generation", "lstm"],
+):
+    """An LSTM language model. One bias a gate is trained, as in the paper; torch's second one stays at zero.
+
+    Args:
+        vocab_size: V
+        start_id: token read before the first; SeqGAN's oracle tasks use 0, which is a word as well
+        eos_id: token that ends a sequence, or None where all sequences have the full length
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embedding: int = 32,
+        hidden: int = 32,
+        layers: int = 1,
+        dropout: float = 0.0,
+        init_std: float = 0.1,
+        start_id: int = 0,
+        eos_id: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size is {vocab_size}, but must be at least 1")
+        LSTMConfig(embedding, hidden, layers, dropout, init_std)  # checks
+        self.vocab_size, self.start_id, self.eos_id = vocab_size, start_id, eos_id
+        self.embed = nn.Embedding(vocab_size, embedding)
+        self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True)
+        self.head = nn.Linear(hidden, vocab_size)
+        self.drop = nn.Dropout(dropout)
+        rng = torch.Generator().manual_seed(seed)
+        for name, p in self.named_parameters():
+            second_bias = "bias_hh" in name
+            p.requires_grad_(not second_bias)
+            nn.init.zeros_(p) if second_bias else nn.init.normal_(p, 0.0, init_std, generator=rng)
+
+    @classmethod
+    def of(cls, config: LSTMConfig, vocab_size: int, eos_id: int | None, start_id: int, seed: int) -> LSTMGenerator:
+        """The generator a run's configuration names."""
+        return cls(vocab_size, **asdict(config), eos_id=eos_id, start_id=start_id, seed=seed)
+
+    def start(self, batch: int, context: object = None) -> tuple[Tensor, State]:
+        assert context is None, "an LSTM generator takes no context"
+        hidden, state = self.hidden(self.embed.weight.new_empty(batch, 0, dtype=torch.long), None)
+        return self.head(hidden[:, -1]), state
+
+    def extend(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        hidden, state = self.hidden(tokens, state, lengths)
+        return self.head(hidden), state
+
+    def hidden(self, tokens: Tensor, state: State | None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        if state is None:
+            tokens = torch.cat([tokens.new_full((tokens.shape[0], 1), self.start_id), tokens], dim=1)
+            lengths = None if lengths is None else lengths + 1
+            before = None
+        else:
+            assert isinstance(state, LSTMState)
+            before = (state.h, state.c)
+        x = self.drop(self.embed(tokens))  # (B,t,E)
+        if lengths is None:
+            out, (h, c) = self.lstm(x, before)
+        else:  # rows of unequal length: the state is the one after each row's own last token
+            out, h, c = self._ragged(x, before, lengths)
+        return self.drop(out), LSTMState(h, c)
+
+    def _ragged(self, x: Tensor, before: tuple[Tensor, Tensor] | None, lengths: Tensor):
+        read = lengths.clamp(min=1)
+        packed = nn.utils.rnn.pack_padded_sequence(x, read.cpu(), batch_first=True, enforce_sorted=False)
+        packed_out, (h, c) = self.lstm(packed, before)
+        out, _ = nn.utils.rnn.pad_packed_sequence(packed_out, batch_first=True, total_length=x.shape[1])
+        if before is not None and bool((lengths < 1).any()):  # rows that read nothing stay where they were
+            nothing = (lengths < 1)[None, :, None]
+            h, c = torch.where(nothing, before[0], h), torch.where(nothing, before[1], c)
+        return out, h, c

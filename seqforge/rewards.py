@@ -1,0 +1,88 @@
+"""Rewards of sampled tokens: Monte-Carlo rollouts, and the null controls that tell what a reward adds.
+
+Scores come in as a callable (ids (B,T), lengths (B,)) -> (B,) float, so nothing here knows of discriminators.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seqforge.models.generator import Generator
+from seqforge.sampling import PLAIN, Fork, Samples, begin, chunk_rows, complete, mask_of, retrace
+
+Scorer = Callable[[Tensor, Tensor], Tensor]
+Reward = Literal["discriminator", "constant", "random", "shuffled", "frozen"]
+
+
+def sample_with_trail(generator: Generator, noise: Tensor) -> tuple[Samples, list[tuple[Tensor, Fork]]]:
+    """Sequences (one a row of noise (B,T)) and the fork after every prefix of each, for `rollout_q`."""
+    trail: list[tuple[Tensor, Fork]] = []
+    return complete(generator, begin(generator, len(noise), noise.device), noise, PLAIN, trail), trail
+
+
+@torch.no_grad()
+def rollout_q(
+    policy: Generator, samples: Samples, trail: list[tuple[Tensor, Fork]], score: Scorer, noise: Tensor
+) -> Tensor:
+    """Action values q (B,T): the mean score of N completions of y_1..y_t, and the score itself at the last token.
+
+    Source: Yu et al. 2017, eq. 4. `noise` is (B, T-1, N, T): the numbers of rollout n of row b after t+1 tokens.
+    `trail` holds the policy's forks (those of the sampling itself, or `retrace` for a lagged policy). Forks at all
+    positions advance together, in chunks that fit the cache; no prefix is read again.
+    """
+    horizon, rollouts = samples.ids.shape[1], noise.shape[2]
+    q = torch.zeros_like(samples.logp)
+    last = samples.lengths - 1
+    if trail and rollouts:
+        ids, lengths, row, position = _complete_all(policy, samples, trail, noise)
+        value = score(ids, lengths).unflatten(0, (-1, rollouts)).mean(1)  # (K,) for the K forks
+        q[row, position - 1] = value.to(q.dtype)
+    elif not rollouts:  # no rollout: every token shares the score of its sentence
+        q = score(samples.ids, samples.lengths).to(q.dtype)[:, None] * mask_of(samples.lengths, horizon)
+    q[torch.arange(len(q), device=q.device), last] = score(samples.ids, samples.lengths).to(q.dtype)
+    return q
+
+
+def _complete_all(policy: Generator, samples: Samples, trail: list[tuple[Tensor, Fork]], noise: Tensor):
+    """N completions of each of the K forks of a trail: ids (K*N,T), lengths (K*N,), and row, position (K,)."""
+    rollouts = noise.shape[2]
+    row = torch.cat([alive for alive, _ in trail])
+    forks = Fork.cat([fork for _, fork in trail])
+    ids, lengths = [], []
+    each = max(1, chunk_rows(policy, noise.device) // rollouts)
+    for k in torch.arange(len(row), device=row.device).split(each):  # neighbours in a chunk have like lengths to go
+        many = k.repeat_interleave(rollouts)
+        rows, position = row[k], forks.position[k]
+        tail = complete(policy, forks.select(many), noise[rows, position - 1].flatten(0, 1))
+        prefix = mask_of(forks.position[many], tail.ids.shape[1])
+        ids.append(torch.where(prefix, samples.ids[row[many]], tail.ids))
+        lengths.append(tail.lengths)
+    return torch.cat(ids), torch.cat(lengths), row, forks.position
+
+
+def policy_trail(
+    policy: Generator, generator: Generator, samples: Samples, trail: list[tuple[Tensor, Fork]]
+) -> list[tuple[Tensor, Fork]]:
+    """The trail for `policy`: the sampling's own where it is the generator itself, retraced once where it lags."""
+    return trail if policy is generator else retrace(policy, samples.ids, samples.lengths)
+
+
+def constant_reward(mask: Tensor, value: float = 0.5) -> Tensor:
+    """Null control: the same reward for every token (B,T). What still improves owes nothing to a discriminator."""
+    return mask * value
+
+
+def random_reward(mask: Tensor, rng: torch.Generator) -> Tensor:
+    """Null control: U[0,1) for every token (B,T), independent of what it is."""
+    return torch.rand(mask.shape, generator=rng).to(mask.device) * mask
+
+
+def shuffled_reward(q: Tensor, mask: Tensor, rng: torch.Generator) -> Tensor:
+    """Null control: each position's rewards dealt anew among the rows that reach it: same values, no information."""
+    out = q.clone()
+    for t in range(q.shape[1]):
+        rows = mask[:, t].nonzero().squeeze(1)
+        out[rows, t] = q[rows[torch.randperm(len(rows), generator=rng).to(q.device)], t]
+    return out

@@ -1,0 +1,215 @@
+"""A run: its folder, seeds, log, checkpoints, and how it goes on after a stop as if there had been none.
+
+A method writes its loops over `run.loop`, hands whatever has state to `run.keep`, and draws from `run.rng`. A
+checkpoint is taken between two iterations, so that everything kept belongs to the same moment.
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+import yaml
+from torch import nn
+
+from seqforge import checkpoint, progress
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict: ...
+    def load_state_dict(self, state: dict, /) -> Any: ...
+
+
+T = TypeVar("T", bound=Stateful)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run is saved.
+
+    Args:
+        seconds: least time between two checkpoints (s); 0 saves after every epoch or round
+        newest: how many of the newest to keep; those at the end of a phase stay besides
+    """
+
+    seconds: float = 60.0
+    newest: int = 2
+
+    def __post_init__(self):
+        if self.seconds < 0:
+            raise ValueError(f"checkpoint.seconds is {self.seconds}, but must be 0 or more")
+        if self.newest < 1:
+            raise ValueError(f"checkpoint.newest is {self.newest}, but must be at least 1")
+
+
+def derive_seed(seed: int, name: str) -> int:
+    """A seed for one named stream: streams of different names or seeds share nothing."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+
+
+class Run:
+    """A run folder being written. Make one by `Run.create` or `Run.resume`."""
+
+    def __init__(self, folder: Path, seed: int, saving: CheckpointConfig, device: str = "cpu"):
+        self.folder, self.seed, self.saving = folder, seed, saving
+        self.device = torch.device(device)
+        self.step = 0
+        self.done: dict[str, int] = {}  # phase -> iterations finished, or marks of `once`
+        self.extra_files: dict[str, str] = {}
+        self.tensorboard: Any = None
+        self._models: dict[str, nn.Module] = {}
+        self._kept: dict[str, Stateful] = {}
+        self._rngs: dict[str, torch.Generator] = {}
+        self._restored: dict = {}
+        self._from: Path | None = None
+        self._begun = self._saved = time.monotonic()
+        self._note: dict[str, str] = {}
+
+    @classmethod
+    def create(cls, folder: Path, config: dict, **kwargs) -> "Run":
+        """A new run in a folder that does not exist or is empty; writes config.yaml."""
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(
+                f"{folder}: exists already; choose another --out, or go on with it: seqforge resume {folder}"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / ".config.yaml.part"
+        part.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        part.rename(folder / "config.yaml")
+        (folder / "checkpoints").mkdir()
+        (folder / "samples").mkdir()
+        return cls(folder, **kwargs)
+
+    @classmethod
+    def resume(cls, folder: Path, **kwargs) -> "Run":
+        """A run that goes on from its newest whole checkpoint, or from the start where there is none yet."""
+        run = cls(folder, **kwargs)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "samples").mkdir(exist_ok=True)
+        found = checkpoint.newest(folder / "checkpoints")
+        log = folder / "log.jsonl"
+        if found is None:
+            warnings.warn(f"{folder}: no checkpoint yet, starting again from config.yaml", stacklevel=2)
+            log.unlink(missing_ok=True)
+            return run
+        run._restore(found)
+        run._restored = checkpoint.load_training(found)
+        run._begun -= run._restored["seconds"]
+        for name, state in run._restored["rngs"].items():
+            run.rng(name).set_state(state)
+        with log.open("r+b") as f:  # what was logged after the checkpoint will be logged again
+            f.truncate(run._restored["log_bytes"])
+        return run
+
+    def start_from(self, other: Path) -> None:
+        """Take over another run's finished pre-training: its players and its finished phases, not its random state."""
+        found = checkpoint.newest(other / "checkpoints", tag="pre-trained")
+        if found is None:
+            raise ValueError(f"--from {other}: no checkpoint of a finished pre-training there; let it get further")
+        self._restore(found)
+        self.done.pop("pre-trained", None)  # this run measures and saves that point as its own
+
+    def _restore(self, found: Path) -> None:
+        self._from = found
+        training = checkpoint.load_training(found)
+        self._restored = {"kept": training["kept"]}
+        self.step, self.done = training["step"], training["done"]
+
+    def keep(self, name: str, thing: T) -> T:
+        """Save `thing` with every checkpoint from now on; where the run goes on from one that has it, load it now."""
+        if isinstance(thing, nn.Module):
+            self._models[name] = thing
+            if self._from is not None and (self._from / name).is_dir():
+                checkpoint.load_model(self._from / name, thing)
+        else:
+            self._kept[name] = thing
+            if name in self._restored.get("kept", {}):
+                thing.load_state_dict(self._restored["kept"][name])
+        return thing
+
+    def rng(self, name: str) -> torch.Generator:
+        """The stream of that name, on the CPU, seeded from the run's seed; its state is saved with every checkpoint."""
+        if name not in self._rngs:
+            self._rngs[name] = torch.Generator().manual_seed(derive_seed(self.seed, name))
+        return self._rngs[name]
+
+    def loop(self, phase: str, total: int, pre_training: bool = False) -> Iterator[int]:
+        """0 .. total-1, less what is done; after each the step advances and a checkpoint is taken when one is due.
+
+        torch's ambient random state, which dropout uses, is set at the start of a phase and restored on a resume.
+        """
+        first = self.done.get(phase, 0)
+        if first >= total:
+            return
+        torch.manual_seed(derive_seed(self.seed, phase))
+        if first and "ambient" in self._restored:
+            torch.set_rng_state(self._restored["ambient"])
+        for i in progress.track(range(first, total), first, total, phase, self._note):
+            if self.done.get(phase, 0) >= total:
+                return
+            yield i
+            self.step += 1
+            self.done[phase] = max(self.done.get(phase, 0), i + 1)
+            if time.monotonic() - self._saved >= self.saving.seconds:
+                self.checkpoint()
+
+    def finish(self, phase: str) -> None:
+        """End a phase's loop early: it counts as done, also after a resume."""
+        self.done[phase] = 2**31
+
+    def once(self, name: str) -> bool:
+        """True the first time in the life of the run; for what stands between two loops."""
+        first = name not in self.done
+        self.done[name] = 1
+        return first
+
+    def log(self, phase: str, kind: str, **values: Any) -> None:
+        """Append a record to log.jsonl. Raises ValueError for a number that is not finite: the run stops there."""
+        for name, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(
+                    f"step {self.step}, {phase}: {name} is {value}. The last good checkpoint is in "
+                    f"{self.folder / 'checkpoints'}. Try a lower learning rate, a smaller --clip, or --precision fp32"
+                )
+        seconds = round(time.monotonic() - self._begun, 3)
+        record = {"step": self.step, "phase": phase, "kind": kind, "seconds": seconds, **values}
+        with (self.folder / "log.jsonl").open("a") as f:
+            f.write(json.dumps(record) + "\n")
+        scalars = {k: v for k, v in values.items() if isinstance(v, float)}
+        scalars |= {k: v["value"] for k, v in values.get("scores", {}).items()}
+        self._note["text"] = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items())
+        if self.tensorboard is not None:
+            for name, value in scalars.items():
+                self.tensorboard.add_scalar(f"{phase}/{name}", value, self.step)
+
+    def checkpoint(self, tag: str | None = None) -> Path:
+        """Save everything kept; prune the untagged ones to the newest few."""
+        folder = self.folder / "checkpoints" / f"step-{self.step}"
+        log = self.folder / "log.jsonl"
+        if log.exists():
+            with log.open("rb") as f:
+                os.fsync(f.fileno())
+        training = {
+            "step": self.step,
+            "done": dict(self.done),
+            "kept": {name: thing.state_dict() for name, thing in self._kept.items()},
+            "rngs": {name: rng.get_state() for name, rng in self._rngs.items()},
+            "ambient": torch.get_rng_state(),
+            "seconds": time.monotonic() - self._begun,
+            "log_bytes": log.stat().st_size if log.exists() else 0,
+        }
+        checkpoint.write(folder, self._models, training, self.extra_files, tag)
+        checkpoint.prune(self.folder / "checkpoints", self.saving.newest)
+        self._saved = time.monotonic()
+        return folder
+
+    def write_samples(self, lines: list[str]) -> None:
+        """samples/step-N.txt, one sequence a line."""
+        (self.folder / "samples" / f"step-{self.step}.txt").write_text("\n".join(lines) + "\n")

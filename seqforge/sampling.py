@@ -1,0 +1,237 @@
+"""Sampling, completing and scoring sequences: one implementation for every generator.
+
+Shapes: B rows, T = max_length, V vocabulary. `ids` (B,T) hold token ids; positions past `lengths` hold 0 and mean
+nothing. A sequence's length counts its end token.
+
+The random number of row r at position t is noise[r, t]: how rows are cut into chunks, and which of them end early,
+changes no sample.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seqforge.models.generator import (
+    CACHE_FLOATS,
+    Generator,
+    HeadedGenerator,
+    State,
+    head_weighted_nll,
+    log_softmax_at,
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """ids (B,T), lengths (B,), logp (B,T): log-probability (nats) at the temperature sampled at, 0 past the end."""
+
+    ids: Tensor
+    lengths: Tensor
+    logp: Tensor
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A point to continue from: logits (B,V) of the token at `position` (B,), and the state before it."""
+
+    logits: Tensor
+    state: State
+    position: Tensor
+
+    def select(self, rows: Tensor) -> "Fork":
+        return Fork(self.logits[rows], self.state.select(rows), self.position[rows])
+
+    @classmethod
+    def cat(cls, forks: list["Fork"]) -> "Fork":
+        states = [f.state for f in forks]
+        return cls(
+            torch.cat([f.logits for f in forks]),
+            type(states[0]).cat(states),
+            torch.cat([f.position for f in forks]),
+        )
+
+
+@dataclass(frozen=True)
+class Filter:
+    """How logits become the distribution that is drawn from: temperature first, then top-k, then top-p."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}, but must be above 0 (1 samples the model as it is)")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}, but must be at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}, but must lie in (0, 1]")
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B,V) logits -> (B,V) probabilities, float32."""
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k, dim=-1).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        p = torch.softmax(logits.float(), dim=-1)
+        if self.top_p is not None and self.top_p < 1:
+            ordered, at = p.sort(dim=-1, descending=True)
+            before = ordered.cumsum(-1) - ordered
+            p = torch.zeros_like(p).scatter(-1, at, ordered.masked_fill(before >= self.top_p, 0.0))
+            p = p / p.sum(-1, keepdim=True)
+        return p
+
+
+PLAIN = Filter()
+
+
+def uniform(shape: tuple[int, ...], rng: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+    """Noise in [0,1) from a CPU generator, so that a seed means the same numbers on every device."""
+    return torch.rand(shape, generator=rng).to(device)
+
+
+def draw(p: Tensor, u: Tensor) -> Tensor:
+    """Inverse CDF: the token at which the running sum of p (B,V) passes u (B,) -> (B,) ids.
+
+    Two levels (blocks of about sqrt(V), then the block): a running sum over all of V is slower than softmax, and
+    torch.multinomial some twenty times slower. Tokens of probability 0 are never drawn. Sums are in double precision.
+    """
+    v = p.shape[1]
+    width = max(1, int(v**0.5))
+    main = v // width * width
+    blocks = p[:, :main].unflatten(1, (-1, width)).sum(-1)
+    if main < v:
+        blocks = torch.cat([blocks, p[:, main:].sum(-1, keepdim=True)], dim=1)
+    running = blocks.double().cumsum(1)  # (B, V/width)
+    target = u.double()[:, None] * running[:, -1:]
+    block = _first_above(running, target)  # (B,1)
+    offset = target - (running.gather(1, block) - blocks.double().gather(1, block))
+    at = block * width + torch.arange(width, device=p.device)
+    inner = p.gather(1, at.clamp_max(v - 1)).masked_fill(at >= v, 0.0).double().cumsum(1)  # (B,width)
+    return (block * width + _first_above(inner, offset)).squeeze(1)
+
+
+def _first_above(running: Tensor, target: Tensor) -> Tensor:
+    """(B,K) non-decreasing, (B,1) -> (B,1): the first index whose sum exceeds the target, at most the last to grow."""
+    first = (running <= target).sum(1, keepdim=True)
+    last = (running < running[:, -1:]).sum(1, keepdim=True)  # rounding must not run past the last positive token
+    return torch.minimum(first, last)
+
+
+def chunk_rows(generator: Generator, device: torch.device) -> int:
+    """Rows that advance together: their logits stay in the cache of a CPU; a GPU takes many more."""
+    floats = CACHE_FLOATS if device.type == "cpu" else 256_000_000
+    return min(max(16, floats // generator.vocab_size), 8192)
+
+
+@torch.no_grad()
+def complete(
+    generator: Generator, fork: Fork, noise: Tensor, filter: Filter = PLAIN, trail: list | None = None
+) -> Samples:
+    """Continue every row of `fork` to its end token or to T = noise.shape[1]: `Samples` whose ids start at each row's
+    position (what came before is 0 here). Rows that end leave the batch. `noise` is (B,T).
+
+    `trail`: a list that receives (rows, fork) before every token but the first: the rows that go on, and where from.
+    """
+    rows, horizon = noise.shape
+    ids = torch.zeros(rows, horizon, dtype=torch.long, device=noise.device)
+    logp = torch.zeros(rows, horizon, device=noise.device)
+    lengths = torch.full((rows,), horizon, device=noise.device)
+    alive = torch.arange(rows, device=noise.device)
+    logits, state, position = fork.logits, fork.state, fork.position
+    while True:
+        p = filter.probabilities(logits)
+        token = draw(p, noise[alive, position])
+        ids[alive, position] = token
+        logp[alive, position] = p.gather(1, token[:, None]).squeeze(1).log()
+        position = position + 1
+        ended = position >= horizon
+        if generator.eos_id is not None:
+            ended = ended | (token == generator.eos_id)
+        if bool(ended.any()):
+            lengths[alive[ended]] = position[ended]
+            keep = (~ended).nonzero().squeeze(1)
+            if not len(keep):
+                return Samples(ids, lengths, logp)
+            alive, token, position, state = alive[keep], token[keep], position[keep], state.select(keep)
+        step_logits, state = generator.extend(token[:, None], state)
+        logits = step_logits[:, -1]
+        if trail is not None:
+            trail.append((alive, Fork(logits, state, position)))
+
+
+@torch.no_grad()
+def begin(generator: Generator, rows: int, device: torch.device | str = "cpu", context: object = None) -> Fork:
+    """The fork before the first token."""
+    logits, state = generator.start(rows, context)
+    return Fork(logits, state, torch.zeros(rows, dtype=torch.long, device=device))
+
+
+@torch.no_grad()
+def retrace(generator: Generator, ids: Tensor, lengths: Tensor) -> list[tuple[Tensor, Fork]]:
+    """The trail that `complete` would have left had this generator sampled `ids` (B,T): for another policy."""
+    _, state = generator.start(ids.shape[0])
+    alive = torch.arange(ids.shape[0], device=ids.device)
+    trail = []
+    for t in range(1, ids.shape[1]):
+        keep = (lengths[alive] > t).nonzero().squeeze(1)
+        if not len(keep):
+            break
+        alive, state = alive[keep], state.select(keep)
+        logits, state = generator.extend(ids[alive, t - 1 : t], state)
+        trail.append((alive, Fork(logits[:, -1], state, torch.full_like(alive, t))))
+    return trail
+
+
+def sample(generator: Generator, noise: Tensor, filter: Filter = PLAIN, rows: int | None = None) -> Samples:
+    """One sequence a row of `noise` (B,T), in chunks of `rows` (default: what fits the cache)."""
+    parts = list(sample_chunks(generator, noise, filter, rows))
+    return Samples(*(torch.cat([getattr(s, name) for s in parts]) for name in ("ids", "lengths", "logp")))
+
+
+def sample_chunks(
+    generator: Generator, noise: Tensor, filter: Filter = PLAIN, rows: int | None = None
+) -> Iterator[Samples]:
+    """`sample`, chunk by chunk."""
+    if noise.shape[0] < 1 or noise.shape[1] < 1:
+        raise ValueError(f"asked for {noise.shape[0]} samples of length {noise.shape[1]}; both must be at least 1")
+    for part in noise.split(rows or chunk_rows(generator, noise.device)):
+        yield complete(generator, begin(generator, len(part), part.device), part, filter)
+
+
+def mask_of(lengths: Tensor, horizon: int) -> Tensor:
+    """(B,) lengths -> (B,T) bool, True on the tokens of the sequence."""
+    return torch.arange(horizon, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def log_probs(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p(y_t | y_<t) in nats (B,T), teacher forced, 0 past the end; differentiable."""
+    first, state = generator.start(ids.shape[0])
+    later, _ = generator.extend(ids[:, :-1], state)
+    logits = torch.cat([first[:, None], later], dim=1) / temperature
+    return log_softmax_at(logits, ids) * mask_of(lengths, ids.shape[1])
+
+
+def weighted_nll(generator: Generator, ids: Tensor, lengths: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss sum_{b,t} weight[b,t] * -log p(y_t | y_<t) over the tokens of each sequence, and those log-probabilities
+    (B,T) without gradient. Every likelihood and policy-gradient loss is this with its own weights (objectives.py).
+    """
+    mask = mask_of(lengths, ids.shape[1])
+    weight = weight * mask
+    if isinstance(generator, HeadedGenerator):
+        hidden, _ = generator.hidden(ids[:, :-1], None)
+        loss, logp = head_weighted_nll(generator.head, hidden, ids, weight)
+        return loss, logp * mask
+    logp = log_probs(generator, ids, lengths)
+    return -(weight * logp).sum(), logp.detach()
+
+
+@torch.no_grad()
+def sequence_nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float = 1.0, rows: int | None = None):
+    """-log p(y_t | y_<t) in nats (B,T), 0 past the end, without gradient, in chunks that fit the cache."""
+    rows = rows or max(1, chunk_rows(generator, ids.device) // ids.shape[1] * 2)
+    parts = zip(ids.split(rows), lengths.split(rows), strict=True)
+    return torch.cat([-log_probs(generator, i, n, temperature) for i, n in parts])
