@@ -27,7 +27,7 @@ def write(folder: Path, models: dict[str, nn.Module], training: dict, extra: dic
             _write_model(part / name, model, extra)
         torch.save(training, part / "training.pt")
         files = sorted(p for p in part.rglob("*") if p.is_file())
-        tags = sorted(({tag} - {None}) | tags_of(folder))  # one step may be the end of two phases
+        tags = sorted(tags_of(folder) | ({tag} if tag else set()))  # one step may be the end of two phases
         listing = {"tags": tags, "sha256": {p.relative_to(part).as_posix(): _sha256(p) for p in files}}
         (part / "manifest.json").write_text(json.dumps(listing, indent=1))
         for path in [*files, part / "manifest.json"]:

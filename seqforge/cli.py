@@ -13,6 +13,7 @@ import difflib
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from seqforge import __version__, compare, corpora, evaluate, recipes
+from seqforge import __version__, checkpoint, compare, corpora, evaluate, recipes
 from seqforge.data.corpus import Corpus, decode
 from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import mle, seqgan
@@ -110,7 +111,7 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
     """A dataclass from nested plain values."""
     fields = {f.name: f.type for f in dataclasses.fields(cls)}
     hints = {name: _dataclass_of(cls, name) for name in fields}
-    return cls(**{k: _build(hints[k], v) if hints[k] else v for k, v in values.items() if k in fields})
+    return cls(**{k: _build(inner, v) if (inner := hints[k]) else v for k, v in values.items() if k in fields})
 
 
 def _dataclass_of(cls: type, name: str) -> type | None:
@@ -184,9 +185,14 @@ def train(argv: list[str]) -> int:
     _check_start(start, corpus)
     folder = Path(given) if given else _free_folder(method)
     run = Run.create(folder, plain, seed=config.seed, saving=config.checkpoint, device=_device(config.device))
-    if start:
-        run.start_from(Path(start))
-    return _carry_out(run, plain, config, method_config, corpus)
+    try:
+        if start:
+            run.start_from(Path(start))
+        return _carry_out(run, plain, config, method_config, corpus)
+    except ValueError:
+        if not checkpoint.every(folder / "checkpoints") and run.step == 0:
+            shutil.rmtree(folder)  # refused before the first step: as if never started
+        raise
 
 
 def resume(argv: list[str]) -> int:
@@ -227,7 +233,7 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
     module(method_config, corpus, run, **extra)
     print("scoring the generators ...", file=sys.stderr)
     result = evaluate.evaluate(run.folder, corpus, config.evaluate)
-    run.log("end", "end", tokens=int(corpus.train.lengths.sum()))
+    run.log("end", "end")
     page = report.build(run.folder)
     with contextlib.suppress(ValueError):  # a run without a single curve has no picture
         report.curves_png(run.folder, run.folder / "curves.png")

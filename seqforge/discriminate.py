@@ -41,8 +41,7 @@ def step(
     with autocast(ids.device, precision):
         logit = discriminator(ids, lengths).float()
     loss = discriminator_loss(logit, label)
-    output_layer = discriminator.out
-    penalty = l2 * 0.5 * (output_layer.weight.square().sum() + output_layer.bias.square().sum())
+    penalty = l2 * 0.5 * sum(p.square().sum() for p in discriminator.get_submodule("out").parameters())
     optimizer.zero_grad(set_to_none=True)
     (loss + penalty).backward()
     optimizer.step()

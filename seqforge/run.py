@@ -61,6 +61,7 @@ class Run:
         self.folder, self.seed, self.saving = folder, seed, saving
         self.device = torch.device(device)
         self.step = 0
+        self.tokens = 0  # read or drawn in the generator's updates; the methods count
         self.done: dict[str, int] = {}  # phase -> iterations finished, or marks of `once`
         self.extra_files: dict[str, str] = {}
         self.tensorboard: Any = None
@@ -102,6 +103,7 @@ class Run:
         run._restore(found)
         run._restored = checkpoint.load_training(found)
         run._begun -= run._restored["seconds"]
+        run.tokens = run._restored["tokens"]
         for name, state in run._restored["rngs"].items():
             run.rng(name).set_state(state)
         with log.open("r+b") as f:  # what was logged after the checkpoint will be logged again
@@ -179,7 +181,8 @@ class Run:
                     f"{self.folder / 'checkpoints'}. Try a lower learning rate, a smaller --clip, or --precision fp32"
                 )
         seconds = round(time.monotonic() - self._begun, 3)
-        record = {"step": self.step, "phase": phase, "kind": kind, "seconds": seconds, **values}
+        place = {"step": self.step, "phase": phase, "kind": kind, "seconds": seconds, "tokens": self.tokens}
+        record = {**place, **values}
         with (self.folder / "log.jsonl").open("a") as f:
             f.write(json.dumps(record) + "\n")
         scalars = {k: v for k, v in values.items() if isinstance(v, float)}
@@ -203,6 +206,7 @@ class Run:
             "rngs": {name: rng.get_state() for name, rng in self._rngs.items()},
             "ambient": torch.get_rng_state(),
             "seconds": time.monotonic() - self._begun,
+            "tokens": self.tokens,
             "log_bytes": log.stat().st_size if log.exists() else 0,
         }
         checkpoint.write(folder, self._models, training, self.extra_files, tag)

@@ -7,6 +7,7 @@ The random number of row r at position t is noise[r, t]: how rows are cut into c
 changes no sample.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -94,31 +95,36 @@ def uniform(shape: tuple[int, ...], rng: torch.Generator, device: torch.device |
 
 
 def draw(p: Tensor, u: Tensor) -> Tensor:
-    """Inverse CDF: the token at which the running sum of p (B,V) passes u (B,) -> (B,) ids.
+    """Inverse CDF: the token at which the running sum of p (B,V) passes u (B,) in [0,1) -> (B,) ids.
 
     Two levels (blocks of about sqrt(V), then the block): a running sum over all of V is slower than softmax, and
-    torch.multinomial some twenty times slower. Tokens of probability 0 are never drawn. Sums are in double precision.
+    torch.multinomial some twenty times slower. p need not be normalised. Running sums are in double precision, so that
+    a token of probability 0 is never drawn.
     """
-    v = p.shape[1]
-    width = max(1, int(v**0.5))
+    v, width = p.shape[1], _block_width(p.shape[1])
     main = v // width * width
     blocks = p[:, :main].unflatten(1, (-1, width)).sum(-1)
     if main < v:
         blocks = torch.cat([blocks, p[:, main:].sum(-1, keepdim=True)], dim=1)
-    running = blocks.double().cumsum(1)  # (B, V/width)
-    target = u.double()[:, None] * running[:, -1:]
-    block = _first_above(running, target)  # (B,1)
-    offset = target - (running.gather(1, block) - blocks.double().gather(1, block))
+    running = blocks.cumsum(1, dtype=torch.float64)  # (B, V/width)
+    target = u[:, None] * running[:, -1:]  # below the last sum, as u < 1
+    block = torch.searchsorted(running, target, right=True)  # (B,1)
+    offset = target - (running.gather(1, block) - blocks.gather(1, block))
     at = block * width + torch.arange(width, device=p.device)
-    inner = p.gather(1, at.clamp_max(v - 1)).masked_fill(at >= v, 0.0).double().cumsum(1)  # (B,width)
-    return (block * width + _first_above(inner, offset)).squeeze(1)
+    inside = p.gather(1, at.clamp_max(v - 1))
+    if main < v:
+        inside = inside.masked_fill(at >= v, 0.0)
+    inner = inside.cumsum(1, dtype=torch.float64)  # (B,width)
+    offset = torch.minimum(offset.clamp_min(0.0), inner[:, -1:] * (1 - 1e-12))  # the block's sum was rounded
+    return (block * width + torch.searchsorted(inner, offset, right=True)).squeeze(1)
 
 
-def _first_above(running: Tensor, target: Tensor) -> Tensor:
-    """(B,K) non-decreasing, (B,1) -> (B,1): the first index whose sum exceeds the target, at most the last to grow."""
-    first = (running <= target).sum(1, keepdim=True)
-    last = (running < running[:, -1:]).sum(1, keepdim=True)  # rounding must not run past the last positive token
-    return torch.minimum(first, last)
+@functools.cache
+def _block_width(v: int) -> int:
+    """About sqrt(V); a divisor of V where one is near, which spares the ragged last block."""
+    root = v**0.5
+    near = [w for w in range(max(1, int(root / 2)), int(root * 2) + 1) if v % w == 0]
+    return min(near, key=lambda w: abs(w - root), default=max(1, int(root)))
 
 
 def chunk_rows(generator: Generator, device: torch.device) -> int:

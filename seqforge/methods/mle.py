@@ -137,6 +137,7 @@ def pretrain(generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, co
             nn.utils.clip_grad_norm_(generator.parameters(), config.clip)
             optimizer.step()
             total -= logp.sum()
+        run.tokens += int(train.lengths.sum())
         generator.eval()
         nll_valid = validation_nll(generator, corpus.valid)
         best.update(nll_valid, generator)

@@ -139,6 +139,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run, precision: str = "fp32
                 real_mask = mask_of(real.lengths, corpus.max_length)
                 loss, _ = weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(real_mask))
                 update(generator, optimizer, loss, config.clip)
+            run.tokens += int(mask.sum())
             reward = float(q.sum() / mask.sum())
             entropy = float(-samples.logp.sum() / mask.sum())
             run.log(

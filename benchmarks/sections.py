@@ -1,0 +1,158 @@
+"""One function a cost: seconds of ours (at each precision) and of the plain way, medians, and the arithmetic in it."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks import plain
+from seqforge import discriminate, objectives, rewards
+from seqforge.methods.mle import trainable
+from seqforge.methods.seqgan import update
+from seqforge.models.discriminators import PUBLISHED_FILTERS, PUBLISHED_WIDTHS, CNNDiscriminator
+from seqforge.models.lstm import LSTMGenerator
+from seqforge.sampling import mask_of, sample, uniform, weighted_nll
+
+V, T, B, N, ROWS = 5000, 20, 64, 16, 9984
+
+
+def median(work: Callable[[], object], repeats: int = 3, warm: bool = True) -> float:
+    """Seconds, the median of `repeats` after one that is not counted."""
+    if warm:
+        work()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def machine_limit(dtype: torch.dtype, device: torch.device) -> float:
+    """GFLOP/s of a 2048-cubed matrix product: the best of nine, as a limit is."""
+    a, b = (torch.randn(2048, 2048, device=device).to(dtype) for _ in range(2))
+    times = [median(lambda: a @ b, 1, warm=k == 0) for k in range(9)]
+    return 2 * 2048**3 / min(times) / 1e9
+
+
+def generator_flop(v: int, tokens: int, h: int = 32) -> float:
+    """Of one forward pass: gates and head."""
+    return 2.0 * tokens * (8 * h * h + h * v)
+
+
+def discriminator_flop(sequences: int, t: int = T, e: int = 64) -> float:
+    """Of one forward pass of the published discriminator: windows, highway and gate."""
+    windows = sum(n * w * max(0, t - w + 1) for w, n in zip(PUBLISHED_WIDTHS, PUBLISHED_FILTERS, strict=True))
+    return 2.0 * sequences * (windows * e + 2 * sum(PUBLISHED_FILTERS) ** 2)
+
+
+def world(device: torch.device, v: int = V, t: int = T):
+    rng = torch.Generator().manual_seed(1)
+    ids = torch.randint(v, (ROWS, t), generator=rng).to(device)
+    return LSTMGenerator(v).to(device), ids, torch.full((ROWS,), t, device=device), rng
+
+
+def mle_epoch(device: torch.device) -> dict:
+    """One epoch of likelihood training: 9,984 x 20 tokens, V 5,000, batch 64."""
+    generator, ids, lengths, _ = world(device)
+    optimizer = torch.optim.AdamW(trainable(generator), lr=0.01, weight_decay=0.0, fused=True)
+
+    def ours() -> None:
+        for rows, n in zip(ids.split(B), lengths.split(B), strict=True):
+            loss, _ = weighted_nll(generator, rows, n, objectives.mle_weight(mask_of(n, T)))
+            update(generator, optimizer, loss, 5.0)
+
+    other = plain.PlainGenerator(V).to(device)
+    adam = torch.optim.Adam(other.parameters(), lr=0.01)
+    seconds = {"fp32": median(ours)}
+    return {
+        "ours": seconds,
+        "plain": median(lambda: plain.mle_epoch(other, adam, ids, B), 2),
+        "gflop": 3 * generator_flop(V, ROWS * T) / 1e9,
+    }
+
+
+def sampling(device: torch.device) -> dict:
+    """Sampling 9,984 x 20 tokens."""
+    generator, _, _, rng = world(device)
+    other = plain.PlainGenerator(V).to(device)
+    nothing = torch.zeros(ROWS, 0, dtype=torch.long, device=device)
+    return {
+        "ours": {"fp32": median(lambda: sample(generator, uniform((ROWS, T), rng, device)))},
+        "plain": median(lambda: plain.sample(other, nothing, T), 1, warm=False),
+        "gflop": generator_flop(V, ROWS * T) / 1e9,
+    }
+
+
+def generator_step(device: torch.device) -> dict:
+    """One policy-gradient step: batch 64, 16 rollouts, published discriminator. Plain: one rollout timed, times 16."""
+    generator, ids, _, rng = world(device)
+    discriminator = CNNDiscriminator(V, T).to(device)
+    optimizer = torch.optim.Adam(trainable(generator), lr=1e-3, fused=True)
+
+    def step(precision: str) -> None:
+        samples, trail = rewards.sample_with_trail(generator, uniform((B, T), rng, device))
+        noise = uniform((B, T - 1, N, T), rng, device)
+        q = rewards.rollout_q(generator, samples, trail, discriminate.scorer(discriminator, precision), noise)
+        weight = objectives.reinforce_weight(q, mask_of(samples.lengths, T))
+        loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight)
+        update(generator, optimizer, loss, 5.0)
+
+    other = plain.PlainGenerator(V).to(device)
+    judge = plain.PlainDiscriminator(V, PUBLISHED_WIDTHS, PUBLISHED_FILTERS).to(device).eval().requires_grad_(False)
+    tokens = B * N * sum(range(1, T))
+    return {
+        "ours": {p: median(lambda p=p: step(p)) for p in ("bf16", "fp32")},
+        "plain": N * median(lambda: plain.rollout_round(other, judge, ids[:B]), 1, warm=False),
+        "gflop": (generator_flop(V, tokens) + discriminator_flop(B * N * (T - 1))) / 1e9,
+    }
+
+
+def discriminator_epoch(device: torch.device) -> dict:
+    """One epoch of the published discriminator on 19,968 sequences, batch 64. Plain: a quarter timed, times 4."""
+    _, ids, lengths, rng = world(device)
+    real = (ids, lengths)
+    discriminator = CNNDiscriminator(V, T).to(device)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-4, fused=True)
+
+    def ours(precision: str) -> None:
+        discriminate.epoch(discriminator, optimizer, real, real, B, rng, 0.1, precision)
+
+    other = plain.PlainDiscriminator(V, PUBLISHED_WIDTHS, PUBLISHED_FILTERS).to(device)
+    adam = torch.optim.Adam(other.parameters(), lr=1e-4)
+    quarter, label = ids[: 78 * B], torch.ones(78 * B, device=device)
+    return {
+        "ours": {p: median(lambda p=p: ours(p), 1) for p in ("bf16", "fp32")},
+        "plain": 4 * median(lambda: plain.discriminator_epoch(other, adam, quarter, label), 1, warm=False),
+        "gflop": 3 * discriminator_flop(2 * ROWS) / 1e9,
+    }
+
+
+def scaling(device: torch.device) -> dict:
+    """Seconds of 2,496 samples and of 39 likelihood steps of 64, against T at V 5,000 and against V at T 20."""
+    found = {}
+    for v, t in [(V, 10), (V, 20), (V, 40), (V, 80), (1000, T), (10_000, T), (50_000, T)]:
+        generator, ids, lengths, rng = world(device, v, t)
+        ids, lengths = ids[:2496], lengths[:2496]
+        optimizer = torch.optim.Adam(trainable(generator), lr=0.01, fused=True)
+
+        def steps(g=generator, o=optimizer, ids=ids, lengths=lengths, t=t) -> None:
+            for rows, n in zip(ids.split(B), lengths.split(B), strict=True):
+                loss, _ = weighted_nll(g, rows, n, objectives.mle_weight(mask_of(n, t)))
+                update(g, o, loss, 5.0)
+
+        drawing = median(lambda g=generator, t=t: sample(g, uniform((2496, t), rng, device)), 1)  # noqa: B023
+        found[f"V {v}, T {t}"] = {"sampling": drawing, "likelihood": median(steps, 1)}
+    return found
+
+
+SECTIONS: dict[str, Callable[[torch.device], dict]] = {
+    "mle_epoch": mle_epoch,
+    "sampling": sampling,
+    "generator_step": generator_step,
+    "discriminator_epoch": discriminator_epoch,
+    "scaling": scaling,
+}

@@ -1,0 +1,67 @@
+"""Many runs in one picture: how quality and diversity moved while they trained, against what a temperature gives."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from seqforge.report.figures import MARKERS, PAPER, dress, styled, write_png
+from seqforge.report.folder import Folder, read_folder
+from seqforge.report.frontier import frontier_line, subjects
+
+
+def compare_png(runs: Sequence[Path], out: Path) -> Path:
+    """NLL_oracle over NLL_test: a line a run through its adversarial rounds, one colour a reward; dashed, the
+    pre-trained generator of the first run over its temperatures. Raises ValueError where no run has such a line.
+    """
+    folders = [read_folder(run) for run in runs]
+    with styled():
+        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        dress(axes, PAPER)
+        axes.grid(axis="x", color=PAPER.grid, linewidth=0.7)
+        names: list[str] = []
+        for folder in folders:
+            _draw_path(axes, folder, names)
+        if not names:
+            raise ValueError(
+                f"{runs[0]}: no run measured NLL_oracle and NLL_test while it trained; set --monitor.every"
+            )
+        _draw_temperatures(axes, folders[0])
+        axes.set_xlabel("NLL_test (nats per token): lower covers more of the data", color=PAPER.ink)
+        axes.set_ylabel("NLL_oracle (nats per token): lower is better quality", color=PAPER.ink)
+        axes.legend(frameon=False, labelcolor=PAPER.ink)
+        write_png(figure, out)
+    return out
+
+
+def _draw_path(axes, folder: Folder, names: list[str]) -> None:
+    points = [r["scores"] for r in folder.of_kind("evaluation") if "nll_oracle" in r["scores"]]
+    path = [(s["nll_test"]["value"], s["nll_oracle"]["value"]) for s in points]
+    adversarial = [i for i, r in enumerate(folder.of_kind("evaluation")) if r["phase"] == "adversarial"]
+    if not path or not adversarial:
+        return
+    path = path[max(0, adversarial[0] - 1) :]  # from the pre-trained generator on
+    name = str(folder.config.get("reward", folder.config.get("method")))
+    label = None if name in names else f"{name} reward, training"
+    if name not in names:
+        names.append(name)
+    at = names.index(name)
+    color, marker = PAPER.series[at % len(PAPER.series)], MARKERS[at % len(MARKERS)]
+    x, y = zip(*path, strict=True)
+    axes.plot(x, y, color=color, linewidth=0.9, alpha=0.8)
+    axes.plot(x[-1:], y[-1:], color=color, marker=marker, linestyle="-", label=label)
+
+
+def _draw_temperatures(axes, folder: Folder) -> None:
+    first = next(iter(subjects(folder.scores)), None)
+    points = frontier_line(first).points if first else []
+    if points:
+        axes.plot(
+            [p.test for p in points],
+            [p.oracle for p in points],
+            color=PAPER.muted,
+            linestyle="--",
+            marker=".",
+            label="pre-trained, over temperatures",
+        )
