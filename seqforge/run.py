@@ -57,9 +57,16 @@ def derive_seed(seed: int, name: str) -> int:
 class Run:
     """A run folder being written. Make one by `Run.create` or `Run.resume`."""
 
-    def __init__(self, folder: Path, seed: int, saving: CheckpointConfig, device: str = "cpu"):
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        saving: CheckpointConfig = CheckpointConfig(),
+        device: str = "cpu",
+        precision: str = "fp32",
+    ):
         self.folder, self.seed, self.saving = folder, seed, saving
-        self.device = torch.device(device)
+        self.device, self.precision = torch.device(device), precision
         self.step = 0
         self.tokens = 0  # read or drawn in the generator's updates; the methods count
         self.done: dict[str, int] = {}  # phase -> iterations finished, or marks of `once`

@@ -101,7 +101,7 @@ class SeqGANConfig:
         return self.reward not in ("constant", "random")
 
 
-def train(config: SeqGANConfig, corpus: Corpus, run: Run, precision: str = "fp32") -> LSTMGenerator:
+def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
     """Pre-train both players, then Algorithm 1; the run keeps them as "generator" and "discriminator"."""
     seeds = [derive_seed(run.seed, name) for name in ("generator", "discriminator")]
     generator = LSTMGenerator.of(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seeds[0])
@@ -113,7 +113,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run, precision: str = "fp32
 
     mle.pretrain(generator, config.mle, config.monitor, corpus, run)
     for _ in run.loop("discriminator", config.d_pretrain if config.judged else 0):
-        train_discriminator(discriminator, d_optimizer, generator, corpus, config, run, precision, "discriminator", 1)
+        train_discriminator(discriminator, d_optimizer, generator, corpus, config, run, "discriminator", 1)
     if run.once("pre-trained"):
         mle.measure(generator, corpus, config.monitor, run, "mle")
         run.checkpoint(tag="pre-trained")
@@ -121,7 +121,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run, precision: str = "fp32
     optimizer = torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True)
     run.keep("generator.optimizer", optimizer)
     policy = run.keep("rollout_policy", copy.deepcopy(generator)) if config.rollout_lag else generator
-    score = discriminate.scorer(discriminator, precision)
+    score = discriminate.scorer(discriminator, run.precision)
     order = run.rng("teacher_forcing")
 
     for round_ in run.loop("adversarial", config.rounds):
@@ -151,7 +151,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run, precision: str = "fp32
             mle.measure(generator, corpus, config.monitor, run, "adversarial")
         if config.judged and config.reward != "frozen" and config.d_steps:
             train_discriminator(
-                discriminator, d_optimizer, generator, corpus, config, run, precision, "adversarial", config.d_steps
+                discriminator, d_optimizer, generator, corpus, config, run, "adversarial", config.d_steps
             )
     if run.once("measured") and config.rounds:
         mle.measure(generator, corpus, config.monitor, run, "adversarial")
@@ -204,7 +204,6 @@ def train_discriminator(
     corpus: Corpus,
     config: SeqGANConfig,
     run: Run,
-    precision: str,
     phase: str,
     sets: int,
 ) -> None:
@@ -224,9 +223,9 @@ def train_discriminator(
                 config.d_batch,
                 run.rng("d_order"),
                 config.d_l2,
-                precision,
+                run.precision,
             )
     unseen = sample(generator, uniform((len(corpus.valid), corpus.max_length), run.rng("unseen"), run.device))
-    score = discriminate.scorer(discriminator, precision)
+    score = discriminate.scorer(discriminator, run.precision)
     stats["d_accuracy_valid"] = discriminate.held_out_accuracy(score, valid, (unseen.ids, unseen.lengths))
     run.log(phase, "train", **stats)

@@ -74,20 +74,24 @@ class _WeightedNLL(torch.autograd.Function):
         rows = max(16, CACHE_FLOATS // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
         need = any(ctx.needs_input_grad[:3])
         logp = _full(hidden.new_empty(hidden.shape[0]))
-        grads = [torch.zeros_like(x) for x in (hidden, kernel, bias)] if need else []
+        d_hidden = torch.empty_like(hidden) if need else None
+        weight = weight.to(kernel.dtype)
+        weighted = torch.cat(
+            [hidden * weight[:, None], weight[:, None]], dim=1
+        )  # (N,H+1): the last column is the bias's
+        d_head = kernel.new_zeros(kernel.shape[0], kernel.shape[1] + 1)
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
             p = torch.softmax(_full(torch.addmm(bias, hidden[part], kernel.t())), dim=-1)
             at = targets[part, None]
             # softmax underflows where log-softmax does not: floor at the smallest normal number (-87.3 nats)
             logp[part] = p.gather(1, at).clamp_min(torch.finfo(p.dtype).tiny).log().squeeze(1)
-            if need:
-                w = weight[part, None].to(p.dtype)
-                delta = p.mul_(w).scatter_add_(1, at, -w).to(kernel.dtype)  # dLoss/dlogits
-                torch.mm(delta, kernel, out=grads[0][part])
-                grads[1].addmm_(delta.t(), hidden[part])
-                grads[2].add_(delta.sum(0))
-        ctx.save_for_backward(*grads)
+            if d_hidden is not None:
+                delta = p.scatter_add_(1, at, p.new_full(at.shape, -1.0)).to(kernel.dtype)  # d(-log p)/dlogits
+                torch.mm(delta, kernel, out=d_hidden[part])
+                d_head.addmm_(delta.t(), weighted[part])
+        if d_hidden is not None:
+            ctx.save_for_backward(d_hidden.mul_(weight[:, None]), d_head[:, :-1], d_head[:, -1])
         ctx.mark_non_differentiable(logp)
         return -(logp * weight).sum(), logp
 

@@ -117,6 +117,8 @@ class LSTMGenerator(
             before = None
         else:
             assert isinstance(state, LSTMState)
+            if not tokens.shape[1]:  # nothing to read; torch's LSTM refuses it
+                return self.embed.weight.new_empty(len(tokens), 0, self.lstm.hidden_size), state
             before = (state.h, state.c)
         x = self.drop(self.embed(tokens))  # (B,t,E)
         if lengths is None:
