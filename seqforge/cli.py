@@ -70,8 +70,10 @@ def resume(argv: list[str]) -> int:
         config, method_config = options.build(RunConfig, plain), options.build(METHODS[method][0], plain)
     except TypeError as e:
         raise ValueError(f"{folder / 'config.yaml'}: {e}; restore it or train anew") from e
-    if (folder / "scores.json").is_file():
-        out.print(f"{folder} has finished; nothing to do. See `seqforge report {folder}`.", markup=False)
+    if _has_ended(folder):
+        page = folder / "report.html"
+        page = page if page.is_file() else _write_report(folder)
+        out.print(f"{folder} has finished; its report: {page}", markup=False, soft_wrap=True)
         return 0
     options.prepare(config)
     corpus = corpora.load(config.data)
@@ -89,8 +91,6 @@ def _run_options(config: RunConfig) -> dict[str, Any]:
 
 def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, corpus: Corpus) -> int:
     """Train, score, report; the same for a new run and a resumed one."""
-    from seqforge import report
-
     corpus = corpus.to(run.device)
     run.extra_files["tokenizer.json"] = corpus.tokenizer.to_str()
     if config.tensorboard:
@@ -101,12 +101,29 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
     print("scoring the generators ...", file=sys.stderr)
     result = evaluate.evaluate(run.folder, corpus, config.evaluate)
     run.log("end", "end")
-    page = report.build(run.folder)
-    with contextlib.suppress(ValueError):  # a run without a single curve has no picture
-        report.curves_png(run.folder, run.folder / "curves.png")
+    page = _write_report(run.folder)
     print_scores(result)
     out.print(f"run {run.folder}  report {page}", markup=False, soft_wrap=True)
     return 0
+
+
+def _write_report(folder: Path) -> Path:
+    from seqforge import report
+
+    page = report.build(folder)
+    with contextlib.suppress(ValueError):  # a run without a single curve has no picture
+        report.curves_png(folder, folder / "curves.png")
+    return page
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether the log's last record says so."""
+    log = folder / "log.jsonl"
+    lines = log.read_text().splitlines() if log.is_file() else []
+    try:
+        return bool(lines) and json.loads(lines[-1])["kind"] == "end"
+    except ValueError:  # cut off in the middle of a line
+        return False
 
 
 def generate(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqforge.models.generator import (
     CACHE_FLOATS,
@@ -35,20 +35,23 @@ class Samples:
 
 @dataclass(frozen=True)
 class Fork:
-    """A point to continue from: logits (B,V) of the token at `position` (B,), and the state before it."""
+    """A point to continue from: what the logits of the token at `position` (B,) are made of, and the state before it.
 
-    logits: Tensor
+    output: hidden vectors (B,H) of a generator with a linear head, logits (B,V) of another.
+    """
+
+    output: Tensor
     state: State
     position: Tensor
 
     def select(self, rows: Tensor) -> "Fork":
-        return Fork(self.logits[rows], self.state.select(rows), self.position[rows])
+        return Fork(self.output[rows], self.state.select(rows), self.position[rows])
 
     @classmethod
     def cat(cls, forks: list["Fork"]) -> "Fork":
         states = [f.state for f in forks]
         return cls(
-            torch.cat([f.logits for f in forks]),
+            torch.cat([f.output for f in forks]),
             type(states[0]).cat(states),
             torch.cat([f.position for f in forks]),
         )
@@ -128,9 +131,23 @@ def _block_width(v: int) -> int:
 
 
 def chunk_rows(generator: Generator, device: torch.device) -> int:
-    """Rows that advance together: their logits stay in the cache of a CPU; a GPU takes many more."""
-    floats = CACHE_FLOATS if device.type == "cpu" else 256_000_000
-    return min(max(16, floats // generator.vocab_size), 8192)
+    """Rows that advance together. Small steps cost their calls, so many; all their logits at once only on a GPU."""
+    if device.type != "cpu":
+        return min(max(16, 256_000_000 // generator.vocab_size), 8192)
+    return cache_rows(generator.vocab_size, device) * (4 if isinstance(generator, HeadedGenerator) else 1)
+
+
+def cache_rows(vocab_size: int, device: torch.device) -> int:
+    """Rows whose logits stay in the cache of a CPU; a GPU takes as many as come."""
+    return min(max(16, CACHE_FLOATS // vocab_size), 2048) if device.type == "cpu" else 8192
+
+
+@torch.no_grad()
+def begin(generator: Generator, rows: int, device: torch.device | str = "cpu", context: object = None) -> Fork:
+    """The fork before the first token."""
+    first = generator.start_hidden if isinstance(generator, HeadedGenerator) else generator.start
+    output, state = first(rows, context)
+    return Fork(output, state, torch.zeros(rows, dtype=torch.long, device=device))
 
 
 @torch.no_grad()
@@ -147,12 +164,13 @@ def complete(
     logp = torch.zeros(rows, horizon, device=noise.device)
     lengths = torch.full((rows,), horizon, device=noise.device)
     alive = torch.arange(rows, device=noise.device)
-    logits, state, position = fork.logits, fork.state, fork.position
+    headed = isinstance(generator, HeadedGenerator)
+    extend = generator.extend_hidden if headed else generator.extend
+    output, state, position = fork.output, fork.state, fork.position
     while True:
-        p = filter.probabilities(logits)
-        token = draw(p, noise[alive, position])
+        token, token_logp = _draw_next(generator.head if headed else None, output, noise[alive, position], filter)
         ids[alive, position] = token
-        logp[alive, position] = p.gather(1, token[:, None]).squeeze(1).log()
+        logp[alive, position] = token_logp
         position = position + 1
         ended = position >= horizon
         if generator.eos_id is not None:
@@ -163,23 +181,30 @@ def complete(
             if not len(keep):
                 return Samples(ids, lengths, logp)
             alive, token, position, state = alive[keep], token[keep], position[keep], state.select(keep)
-        step_logits, state = generator.extend(token[:, None], state)
-        logits = step_logits[:, -1]
+        outputs, state = extend(token[:, None], state)
+        output = outputs[:, -1]
         if trail is not None:
-            trail.append((alive, Fork(logits, state, position)))
+            trail.append((alive, Fork(output, state, position)))
 
 
-@torch.no_grad()
-def begin(generator: Generator, rows: int, device: torch.device | str = "cpu", context: object = None) -> Fork:
-    """The fork before the first token."""
-    logits, state = generator.start(rows, context)
-    return Fork(logits, state, torch.zeros(rows, dtype=torch.long, device=device))
+def _draw_next(head: nn.Linear | None, output: Tensor, u: Tensor, filter: Filter) -> tuple[Tensor, Tensor]:
+    """The next token and its log-probability (B,) each, from hidden vectors or logits (B,K) and noise (B,)."""
+    width = head.out_features if head is not None else output.shape[1]
+    rows = cache_rows(width, output.device)
+    tokens, chosen = [], []
+    for part, noise in zip(output.split(rows), u.split(rows), strict=True):
+        p = filter.probabilities(part if head is None else head(part))
+        token = draw(p, noise)
+        tokens.append(token)
+        chosen.append(p.gather(1, token[:, None]).squeeze(1))
+    return torch.cat(tokens), torch.cat(chosen).log()
 
 
 @torch.no_grad()
 def retrace(generator: Generator, ids: Tensor, lengths: Tensor) -> list[tuple[Tensor, Fork]]:
     """The trail that `complete` would have left had this generator sampled `ids` (B,T): for another policy."""
-    _, state = generator.start(ids.shape[0])
+    extend = generator.extend_hidden if isinstance(generator, HeadedGenerator) else generator.extend
+    state = begin(generator, len(ids), ids.device).state
     alive = torch.arange(ids.shape[0], device=ids.device)
     trail = []
     for t in range(1, ids.shape[1]):
@@ -187,8 +212,8 @@ def retrace(generator: Generator, ids: Tensor, lengths: Tensor) -> list[tuple[Te
         if not len(keep):
             break
         alive, state = alive[keep], state.select(keep)
-        logits, state = generator.extend(ids[alive, t - 1 : t], state)
-        trail.append((alive, Fork(logits[:, -1], state, torch.full_like(alive, t))))
+        outputs, state = extend(ids[alive, t - 1 : t], state)
+        trail.append((alive, Fork(outputs[:, -1], state, torch.full_like(alive, t))))
     return trail
 
 
@@ -228,8 +253,9 @@ def weighted_nll(generator: Generator, ids: Tensor, lengths: Tensor, weight: Ten
     mask = mask_of(lengths, ids.shape[1])
     weight = weight * mask
     if isinstance(generator, HeadedGenerator):
-        hidden, _ = generator.hidden(ids[:, :-1], None)
-        loss, logp = head_weighted_nll(generator.head, hidden, ids, weight)
+        first, state = generator.start_hidden(ids.shape[0])
+        later, _ = generator.extend_hidden(ids[:, :-1], state)
+        loss, logp = head_weighted_nll(generator.head, torch.cat([first[:, None], later], dim=1), ids, weight)
         return loss, logp * mask
     logp = log_probs(generator, ids, lengths)
     return -(weight * logp).sum(), logp.detach()
@@ -238,6 +264,6 @@ def weighted_nll(generator: Generator, ids: Tensor, lengths: Tensor, weight: Ten
 @torch.no_grad()
 def sequence_nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float = 1.0, rows: int | None = None):
     """-log p(y_t | y_<t) in nats (B,T), 0 past the end, without gradient, in chunks that fit the cache."""
-    rows = rows or max(1, chunk_rows(generator, ids.device) // ids.shape[1] * 2)
+    rows = rows or max(1, 2 * cache_rows(generator.vocab_size, ids.device) // ids.shape[1])
     parts = zip(ids.split(rows), lengths.split(rows), strict=True)
     return torch.cat([-log_probs(generator, i, n, temperature) for i, n in parts])

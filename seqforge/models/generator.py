@@ -46,12 +46,16 @@ class Generator(Protocol):
 
 @runtime_checkable
 class HeadedGenerator(Generator, Protocol):
-    """A generator whose logits are a linear map of hidden vectors; losses then never hold all logits at once."""
+    """A generator whose logits are a linear map of hidden vectors; then all logits never need to exist at once."""
 
     head: nn.Linear
 
-    def hidden(self, tokens: Tensor, state: State | None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """As `extend`, before the head: (B,t,H). With state None the start token is read first: (B,1+t,H)."""
+    def start_hidden(self, batch: int, context: object = None) -> tuple[Tensor, State]:
+        """As `start`, before the head: (B,H)."""
+        ...
+
+    def extend_hidden(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """As `extend`, before the head: (B,t,H)."""
         ...
 
 

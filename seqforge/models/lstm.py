@@ -102,37 +102,35 @@ class LSTMGenerator(
         return cls(vocab_size, **asdict(config), eos_id=eos_id, start_id=start_id, seed=seed)
 
     def start(self, batch: int, context: object = None) -> tuple[Tensor, State]:
-        assert context is None, "an LSTM generator takes no context"
-        hidden, state = self.hidden(self.embed.weight.new_empty(batch, 0, dtype=torch.long), None)
-        return self.head(hidden[:, -1]), state
-
-    def extend(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        hidden, state = self.hidden(tokens, state, lengths)
+        hidden, state = self.start_hidden(batch, context)
         return self.head(hidden), state
 
-    def hidden(self, tokens: Tensor, state: State | None, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        if state is None:
-            tokens = torch.cat([tokens.new_full((tokens.shape[0], 1), self.start_id), tokens], dim=1)
-            lengths = None if lengths is None else lengths + 1
-            before = None
-        else:
-            assert isinstance(state, LSTMState)
-            if not tokens.shape[1]:  # nothing to read; torch's LSTM refuses it
-                return self.embed.weight.new_empty(len(tokens), 0, self.lstm.hidden_size), state
-            before = (state.h, state.c)
+    def extend(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        hidden, state = self.extend_hidden(tokens, state, lengths)
+        return self.head(hidden), state
+
+    def start_hidden(self, batch: int, context: object = None) -> tuple[Tensor, State]:
+        assert context is None, "an LSTM generator takes no context"
+        zeros = self.embed.weight.new_zeros(self.lstm.num_layers, batch, self.lstm.hidden_size)
+        start = torch.full((batch, 1), self.start_id, device=zeros.device)
+        hidden, state = self.extend_hidden(start, LSTMState(zeros, zeros))
+        return hidden[:, 0], state
+
+    def extend_hidden(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        assert isinstance(state, LSTMState)
+        if not tokens.shape[1]:  # nothing to read; torch's LSTM refuses it
+            return self.embed.weight.new_empty(len(tokens), 0, self.lstm.hidden_size), state
         x = self.drop(self.embed(tokens))  # (B,t,E)
         if lengths is None:
-            out, (h, c) = self.lstm(x, before)
+            out, (h, c) = self.lstm(x, (state.h, state.c))
         else:  # rows of unequal length: the state is the one after each row's own last token
-            out, h, c = self._ragged(x, before, lengths)
+            out, h, c = self._ragged(x, state, lengths)
         return self.drop(out), LSTMState(h, c)
 
-    def _ragged(self, x: Tensor, before: tuple[Tensor, Tensor] | None, lengths: Tensor):
-        read = lengths.clamp(min=1)
-        packed = nn.utils.rnn.pack_padded_sequence(x, read.cpu(), batch_first=True, enforce_sorted=False)
-        packed_out, (h, c) = self.lstm(packed, before)
+    def _ragged(self, x: Tensor, before: LSTMState, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        read = lengths.clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(x, read, batch_first=True, enforce_sorted=False)
+        packed_out, (h, c) = self.lstm(packed, (before.h, before.c))
         out, _ = nn.utils.rnn.pad_packed_sequence(packed_out, batch_first=True, total_length=x.shape[1])
-        if before is not None and bool((lengths < 1).any()):  # rows that read nothing stay where they were
-            nothing = (lengths < 1)[None, :, None]
-            h, c = torch.where(nothing, before[0], h), torch.where(nothing, before[1], c)
-        return out, h, c
+        nothing = (lengths < 1)[None, :, None]  # rows that read nothing stay where they were
+        return out, torch.where(nothing, before.h, h), torch.where(nothing, before.c, c)
