@@ -56,6 +56,7 @@ class SeqGANConfig:
         d_samples: real and fake sequences in a set; 0: as many as the training set has (SeqGAN: 9,984)
         d_batch: rows a discriminator step, half of them real (SeqGAN: 64)
         d_lr: Adam's step size (SeqGAN: 0.0001)
+        d_weight_decay: decoupled decay of all its weights, per step, times d_lr (SeqGAN: 0)
         d_l2: penalty on the output layer (SeqGAN: 0.2 on two columns, 0.1 on their difference)
     """
 
@@ -81,6 +82,7 @@ class SeqGANConfig:
     d_batch: int = 64
     d_lr: float = 1e-4
     d_l2: float = 0.1
+    d_weight_decay: float = 0.0
 
     def __post_init__(self):
         least = {"g_steps": 0, "rounds": 0, "batch": 1, "rollouts": 0, "teacher_forcing": 0, "d_pretrain": 0}
@@ -92,8 +94,9 @@ class SeqGANConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
         if not 0 <= self.rollout_lag < 1:
             raise ValueError(f"rollout_lag is {self.rollout_lag}, but must lie in [0, 1)")
-        if self.d_l2 < 0:
-            raise ValueError(f"d_l2 is {self.d_l2}, but must be 0 or more")
+        for name in ("d_l2", "d_weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
 
     @property
     def judged(self) -> bool:
@@ -108,7 +111,9 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
     discriminator = CNNDiscriminator.of(config.discriminator, corpus.vocab_size, corpus.max_length, seeds[1])
     run.keep("generator", generator.to(run.device))
     run.keep("discriminator", discriminator.to(run.device))
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=config.d_lr, fused=True)
+    d_optimizer = torch.optim.AdamW(
+        discriminator.parameters(), lr=config.d_lr, weight_decay=config.d_weight_decay, fused=True
+    )
     run.keep("discriminator.optimizer", d_optimizer)
 
     mle.pretrain(generator, config.mle, config.monitor, corpus, run)
