@@ -19,6 +19,7 @@ from seqforge.models.generator import (
     Generator,
     HeadedGenerator,
     State,
+    head_log_probs,
     head_weighted_nll,
     log_softmax_at,
 )
@@ -253,9 +254,7 @@ def weighted_nll(generator: Generator, ids: Tensor, lengths: Tensor, weight: Ten
     mask = mask_of(lengths, ids.shape[1])
     weight = weight * mask
     if isinstance(generator, HeadedGenerator):
-        first, state = generator.start_hidden(ids.shape[0])
-        later, _ = generator.extend_hidden(ids[:, :-1], state)
-        loss, logp = head_weighted_nll(generator.head, torch.cat([first[:, None], later], dim=1), ids, weight)
+        loss, logp = head_weighted_nll(generator.head, _all_hidden(generator, ids), ids, weight)
         return loss, logp * mask
     logp = log_probs(generator, ids, lengths)
     return -(weight * logp).sum(), logp.detach()
@@ -265,5 +264,21 @@ def weighted_nll(generator: Generator, ids: Tensor, lengths: Tensor, weight: Ten
 def sequence_nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float = 1.0, rows: int | None = None):
     """-log p(y_t | y_<t) in nats (B,T), 0 past the end, without gradient, in chunks that fit the cache."""
     rows = rows or max(1, 2 * cache_rows(generator.vocab_size, ids.device) // ids.shape[1])
+    if isinstance(generator, HeadedGenerator):
+        rows = max(rows, 256)  # its logits are cut finer than that anyway
     parts = zip(ids.split(rows), lengths.split(rows), strict=True)
-    return torch.cat([-log_probs(generator, i, n, temperature) for i, n in parts])
+    return torch.cat([_nll(generator, i, n, temperature) for i, n in parts])
+
+
+def _nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float) -> Tensor:
+    if not isinstance(generator, HeadedGenerator):
+        return -log_probs(generator, ids, lengths, temperature)
+    logp = head_log_probs(generator.head, _all_hidden(generator, ids), ids, temperature)
+    return -logp * mask_of(lengths, ids.shape[1])
+
+
+def _all_hidden(generator: HeadedGenerator, ids: Tensor) -> Tensor:
+    """The hidden vectors (B,T,H) that the logits of every token of `ids` (B,T) are made of."""
+    first, state = generator.start_hidden(ids.shape[0])
+    later, _ = generator.extend_hidden(ids[:, :-1], state)
+    return torch.cat([first[:, None], later], dim=1)

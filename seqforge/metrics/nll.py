@@ -9,7 +9,7 @@ Source: Yu et al. 2017, eq. 9, divided by T as the authors' code and every publi
 import torch
 from torch import Tensor
 
-from seqforge.data.corpus import Corpus, Split
+from seqforge.data.corpus import Corpus, Split, digest_of
 from seqforge.metrics.score import Score, signature
 from seqforge.models.generator import Generator
 from seqforge.sampling import Filter, Samples, sample, sequence_nll, uniform
@@ -30,7 +30,8 @@ def mean_and_stderr(nll: Tensor, lengths: Tensor) -> tuple[float, float | None]:
 def nll_test(generator: Generator, test: Split, source: str, temperature: float = 1.0) -> Score:
     """-log p_generator of held-out sequences, its logits divided by the temperature."""
     value, stderr = mean_and_stderr(sequence_nll(generator, test.ids, test.lengths, temperature), test.lengths)
-    facts = signature("nll_test", n=len(test), temp=temperature, data=source)
+    digest = digest_of(test.ids, test.lengths)
+    facts = signature("nll_test", n=len(test), temp=temperature, data=source, test=digest)
     return Score("nll_test", value, stderr, UNIT, temperature, facts)
 
 
@@ -53,7 +54,7 @@ def all_nll(
     rng = torch.Generator().manual_seed(seed)
     noise = uniform((samples, corpus.max_length), rng, corpus.test.ids.device)
     drawn = sample(generator, noise, Filter(temperature=temperature))
-    facts = {"n": samples, "temp": temperature, "seed": seed, "data": corpus.source}
+    facts = {"n": samples, "temp": temperature, "seed": seed, "len": corpus.max_length, "data": corpus.source}
     scores = [nll_test(generator, corpus.test, corpus.source, temperature), entropy(drawn, facts, temperature)]
     if isinstance(corpus.oracle, Generator):
         scores.insert(0, nll_oracle(corpus.oracle, drawn, facts, temperature))

@@ -120,6 +120,15 @@ def head_weighted_nll(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: 
     return loss, logp.view(targets.shape)
 
 
+@torch.no_grad()
+def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """log p(target) of the shape of `targets`, logits divided by the temperature; no gradient."""
+    bias = head.bias if head.bias is not None else head.weight.new_zeros(head.weight.shape[0])
+    flat, kernel = hidden.detach().flatten(0, -2) / temperature, head.weight.detach()
+    _, logp = _WeightedNLL.apply(flat, kernel, bias.detach() / temperature, targets.flatten(), flat[:, 0] * 0)
+    return logp.view(targets.shape)
+
+
 def log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:
     """log softmax(logits)[target]: logits (..., V), targets (...) -> (...)."""
     return -F.cross_entropy(_full(logits).flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)
