@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from seqforge.data.corpus import Corpus, Split, digest_of, ids_tokenizer, read_id_file
+from seqforge.data.corpus import Corpus, Split, ids_tokenizer, read_id_file
 from seqforge.oracles import load_oracle, oracle_corpus, seeded_oracle
 
 
@@ -95,5 +95,5 @@ def _id_file(path: Path, config: DataConfig) -> Corpus:
         eos_id=None,
         tokenizer=ids_tokenizer(vocab_size),
         source=f"ids:{path.name}",
-        digest=digest_of(splits[0].ids, splits[0].lengths),
+        digest=splits[0].digest(),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from seqforge.data.corpus import Corpus, Split, digest_of, ids_tokenizer
+from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.sampling import sample, uniform
 
@@ -131,6 +131,6 @@ def oracle_corpus(
         eos_id=None,
         tokenizer=ids_tokenizer(oracle.vocab_size),
         source=f"oracle:{digest}",
-        digest=digest_of(splits[0].ids, splits[0].lengths),
+        digest=splits[0].digest(),
         oracle=oracle,
     )

@@ -24,6 +24,14 @@ class Split:
     def __getitem__(self, rows: Tensor | slice) -> Split:
         return Split(self.ids[rows], self.lengths[rows])
 
+    def digest(self) -> str:
+        """First 8 hex digits of a sha256 over its tokens and lengths; what stands past the ends does not count."""
+        inside = torch.arange(self.ids.shape[1], device=self.ids.device)[None, :] < self.lengths[:, None]
+        h = hashlib.sha256()
+        for t in (self.ids * inside, self.lengths):
+            h.update(t.cpu().contiguous().numpy().tobytes())
+        return h.hexdigest()[:8]
+
     def to(self, device: torch.device | str) -> Split:
         return Split(self.ids.to(device), self.lengths.to(device))
 
@@ -70,14 +78,6 @@ def ids_tokenizer(vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({str(i): i for i in range(vocab_size)}, unk_token="0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
     return tokenizer
-
-
-def digest_of(*tensors: Tensor) -> str:
-    """sha256 over the raw bytes, first 8 hex digits."""
-    h = hashlib.sha256()
-    for t in tensors:
-        h.update(t.detach().cpu().contiguous().numpy().tobytes())
-    return h.hexdigest()[:8]
 
 
 def read_id_file(path: Path, vocab_size: int | None, max_length: int) -> Split:

@@ -9,7 +9,7 @@ Source: Yu et al. 2017, eq. 9, divided by T as the authors' code and every publi
 import torch
 from torch import Tensor
 
-from seqforge.data.corpus import Corpus, Split, digest_of
+from seqforge.data.corpus import Corpus, Split
 from seqforge.metrics.score import Score, signature
 from seqforge.models.generator import Generator
 from seqforge.sampling import Filter, Samples, sample, sequence_nll, uniform
@@ -30,8 +30,7 @@ def mean_and_stderr(nll: Tensor, lengths: Tensor) -> tuple[float, float | None]:
 def nll_test(generator: Generator, test: Split, source: str, temperature: float = 1.0) -> Score:
     """-log p_generator of held-out sequences, its logits divided by the temperature."""
     value, stderr = mean_and_stderr(sequence_nll(generator, test.ids, test.lengths, temperature), test.lengths)
-    digest = digest_of(test.ids, test.lengths)
-    facts = signature("nll_test", n=len(test), temp=temperature, data=source, test=digest)
+    facts = signature("nll_test", n=len(test), temp=temperature, data=source, test=test.digest())
     return Score("nll_test", value, stderr, UNIT, temperature, facts)
 
 
