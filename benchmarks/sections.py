@@ -8,8 +8,7 @@ import torch
 
 from benchmarks import plain
 from seqforge import discriminate, objectives, rewards
-from seqforge.methods.mle import trainable
-from seqforge.methods.seqgan import update
+from seqforge.methods.mle import trainable, update
 from seqforge.models.discriminators import PUBLISHED_FILTERS, PUBLISHED_WIDTHS, CNNDiscriminator
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.sampling import mask_of, sample, uniform, weighted_nll

@@ -38,7 +38,7 @@ def advantage(q: Tensor, mask: Tensor, baseline: Baseline = "none") -> Tensor:
     """Action values less a baseline (B,T), 0 past the end. Rows that have ended take no part in a mean.
 
     step: the batch mean at each position, the row itself included (biased by 1/B towards 0).
-    leave-one-out: the mean of the other rows at each position, which leaves the gradient unbiased.
+    leave-one-out: the mean of the other rows at each position; it leaves the gradient unbiased where there is another.
     A row alone at its position gets 0 from both.
     """
     assert q.shape == mask.shape

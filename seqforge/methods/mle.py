@@ -11,7 +11,7 @@ Source: Yu et al. 2017, Algorithm 1, line 2; authors' generator.py and sequence_
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seqforge import objectives
 from seqforge.data.corpus import Corpus, Split
@@ -50,6 +50,8 @@ class MLEConfig:
         for name, least in (("epochs", 0), ("batch", 1), ("patience", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"mle.{name} is {getattr(self, name)}, but must be at least {least}")
+        if self.weight_decay < 0:
+            raise ValueError(f"mle.weight_decay is {self.weight_decay}, but must be 0 or more")
         for name in ("lr", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"mle.{name} is {getattr(self, name)}, but must be above 0")
@@ -130,12 +132,8 @@ def pretrain(generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, co
         order = torch.randperm(len(train), generator=rng) if config.shuffle else torch.arange(len(train))
         total = torch.zeros((), device=run.device)
         for rows in order.to(run.device).split(config.batch):
-            mask = mask_of(train.lengths[rows], corpus.max_length)
-            loss, logp = weighted_nll(generator, train.ids[rows], train.lengths[rows], objectives.mle_weight(mask))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(generator.parameters(), config.clip)
-            optimizer.step()
+            loss, logp = likelihood_loss(generator, train[rows])
+            update(generator, optimizer, loss, config.clip)
             total -= logp.sum()
         run.tokens += int(train.lengths.sum())
         generator.eval()
@@ -151,6 +149,21 @@ def pretrain(generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, co
     if run.once("mle.chosen") and config.patience and best.weights:
         generator.load_state_dict(best.weights)
     generator.eval()
+
+
+def likelihood_loss(generator: Generator, real: Split) -> tuple[Tensor, Tensor]:
+    """Mean -log p over the tokens of a batch (nats per token), and log p of each (B,T) without gradient."""
+    mask = mask_of(real.lengths, real.ids.shape[1])
+    return weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(mask))
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
+    """One clipped step; the gradient norm before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return norm
 
 
 def validation_nll(generator: Generator, valid: Split) -> float:

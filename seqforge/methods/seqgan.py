@@ -137,13 +137,11 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
             q = action_values(policy, generator, samples, trail, score, config, run)  # (B,T)
             weight = objectives.reinforce_weight(objectives.advantage(q, mask, config.baseline), mask, config.reduction)
             pg_loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight)
-            norm = update(generator, optimizer, pg_loss, config.clip)
+            norm = mle.update(generator, optimizer, pg_loss, config.clip)
             for _ in range(config.teacher_forcing):
                 rows = torch.randint(len(corpus.train), (config.batch,), generator=order).to(run.device)
-                real = corpus.train[rows]
-                real_mask = mask_of(real.lengths, corpus.max_length)
-                loss, _ = weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(real_mask))
-                update(generator, optimizer, loss, config.clip)
+                loss, _ = mle.likelihood_loss(generator, corpus.train[rows])
+                mle.update(generator, optimizer, loss, config.clip)
             run.tokens += int(mask.sum())
             reward = float(q.sum() / mask.sum())
             entropy = float(-samples.logp.sum() / mask.sum())
@@ -184,15 +182,6 @@ def action_values(
     trail = rewards.policy_trail(policy, generator, samples, trail)
     q = rewards.rollout_q(policy, samples, trail, score, noise)
     return rewards.shuffled_reward(q, mask, run.rng("shuffle")) if config.reward == "shuffled" else q
-
-
-def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
-    """One clipped step; the gradient norm before clipping."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return norm
 
 
 @torch.no_grad()

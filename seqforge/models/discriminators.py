@@ -151,11 +151,12 @@ class CNNDiscriminator(
         kind = ids.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.embed.weight.dtype
         x = self.embed(ids).to(dtype)  # (B,T,E)
+        x = F.pad(x, (0, 0, 0, max(0, max(self.widths) - ids.shape[1])))  # a batch cut to its longest sequence
         length = lengths[:, None]
-        full = bool((lengths == ids.shape[1]).all())  # then every window is inside, and nothing needs a mask
+        full = bool((lengths == x.shape[1]).all())  # then every window is inside, and nothing needs a mask
         best, inside = [], []
         for w, kernel in zip(self.widths, self.kernels, strict=True):
-            start = torch.arange(ids.shape[1] - w + 1, device=ids.device)[None, :]
+            start = torch.arange(x.shape[1] - w + 1, device=ids.device)[None, :]
             best.append(_ConvMax.apply(x, kernel.to(dtype), None if full else start + w <= length))
             inside.append((w <= length).expand_as(best[-1]))
         features = F.relu(torch.cat(best, dim=1) + self.kernel_bias.to(dtype))

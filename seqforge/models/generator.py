@@ -86,10 +86,14 @@ class _WeightedNLL(torch.autograd.Function):
         d_head = kernel.new_zeros(kernel.shape[0], kernel.shape[1] + 1)
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
-            p = torch.softmax(_full(torch.addmm(bias, hidden[part], kernel.t())), dim=-1)
+            logits = _full(torch.addmm(bias, hidden[part], kernel.t()))
+            p = torch.softmax(logits, dim=-1)
             at = targets[part, None]
-            # softmax underflows where log-softmax does not: floor at the smallest normal number (-87.3 nats)
-            logp[part] = p.gather(1, at).clamp_min(torch.finfo(p.dtype).tiny).log().squeeze(1)
+            chosen = p.gather(1, at).squeeze(1)
+            logp[part] = chosen.log()
+            lost = (chosen < torch.finfo(p.dtype).tiny).nonzero().squeeze(1)  # softmax underflows below -87.3 nats
+            if len(lost):
+                logp[lo + lost] = torch.log_softmax(logits[lost], dim=-1).gather(1, at[lost]).squeeze(1)
             if d_hidden is not None:
                 delta = p.scatter_add_(1, at, p.new_full(at.shape, -1.0)).to(kernel.dtype)  # d(-log p)/dlogits
                 torch.mm(delta, kernel, out=d_hidden[part])

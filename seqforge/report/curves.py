@@ -9,7 +9,7 @@ from seqforge.report.folder import number
 # The order a reader looks in: quality first, then the fight with the discriminator, then the health of the training.
 ORDER = ["nll_oracle", "nll_test", "nll_valid", "nll_train", "reward_mean", "d_accuracy", "d_loss"]
 ORDER += ["entropy", "gradient_norm"]
-BOOKKEEPING = {"step", "seconds", "epoch", "tokens", "tokens_per_second"}  # tell of the clock, not of learning
+BOOKKEEPING = {"step", "seconds", "epoch", "round", "tokens", "tokens_per_second"}  # tell of the clock, not of learning
 MOST_CURVES = 24  # a page of more is not read, and would outgrow its size
 MOST_DRAWN = 400  # points; more cannot be told apart in a panel
 MOST_LISTED = 200  # rows of a curve's table

@@ -1,0 +1,174 @@
+"""Runs side by side: curves whose gap is known, intervals against scipy, and refusals."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from seqforge.compare import at_equal_diversity, compare, frontier, group_of, mean_interval, read_run
+
+
+def score(name, temperature, value, stderr=0.0, n=100):
+    facts = {"name": name, "temperature": temperature, "value": value, "stderr": stderr, "unit": "nats per token"}
+    return facts | {"signature": f"{name}|n:{n}|temp:{temperature}"}
+
+
+def curve(points, stderr=0.0, n=100):
+    """Scores of (NLL_test, NLL_oracle) points, one temperature each."""
+    out = []
+    for k, (x, y) in enumerate(points):
+        out += [score("nll_test", 1 + k / 10, x, 0.5, n), score("nll_oracle", 1 + k / 10, y, stderr, n)]
+    return out
+
+
+LINE = [(8.0, 9.0), (9.0, 8.0), (10.0, 7.0)]
+
+
+def test_a_frontier_is_ordered_by_nll_test_and_leaves_out_what_another_point_beats():
+    points = [(10.0, 7.0), (8.0, 9.0), (9.5, 9.5), (9.0, 8.0), (10.5, 8.5)]
+    x, y, e = frontier(curve(points, 0.1))
+    assert x.tolist() == [8, 9, 10]
+    assert y.tolist() == [9, 8, 7]
+    assert e.tolist() == [0.1] * 3
+    assert [len(a) for a in frontier([])] == [0, 0, 0]
+    alone = [score("nll_test", 1.0, 8.0), score("nll_oracle", 0.9, 9.0)]  # never at one temperature
+    assert [len(a) for a in frontier(alone)] == [0, 0, 0]
+
+
+def test_a_constant_gap_is_found_with_its_error_by_hand():
+    lower = [(x, y - 0.7) for x, y in LINE]
+    gap, error = at_equal_diversity(curve(lower, 0.3), curve(LINE, 0.4))
+    assert gap == pytest.approx(-0.7, abs=1e-12)
+    assert error == pytest.approx(0.5, abs=1e-12)
+    back, _ = at_equal_diversity(curve(LINE), curve(lower))
+    assert back == pytest.approx(0.7, abs=1e-12)
+
+
+def test_other_temperatures_on_the_same_line_make_no_gap():
+    """A temperature alone walks along the curve: lower NLL_oracle, higher NLL_test, and no gain."""
+    sharper = [(8.5, 8.5), (9.25, 7.75), (9.75, 7.25)]
+    gap, _ = at_equal_diversity(curve(sharper), curve(LINE))
+    assert gap == pytest.approx(0, abs=1e-12)
+
+
+def test_a_gap_that_varies_is_averaged_over_the_shared_range_only():
+    """y = 17 - x against y = 26 - 2 x, shared over 8.5 to 9.5: the gap x - 9 is 0 on average; over 8.5 to 9, -0.25."""
+    steep = [(8.5, 9.0), (9.5, 7.0), (11.0, 4.0)]
+    flat = [(7.0, 10.0), (9.5, 7.5)]
+    assert at_equal_diversity(curve(flat), curve(steep))[0] == pytest.approx(0, abs=1e-12)
+    shorter = [(7.0, 10.0), (9.0, 8.0)]
+    assert at_equal_diversity(curve(shorter), curve(steep))[0] == pytest.approx(-0.25, abs=1e-12)
+
+
+def test_a_collapsed_temperature_does_not_bend_the_curve():
+    bent = [*LINE, (9.5, 12.0), (12.0, 7.5)]
+    gap, _ = at_equal_diversity(curve(bent), curve([(8.0, 9.0), (12.0, 5.0)]))
+    assert gap == pytest.approx(0, abs=1e-12)
+
+
+def test_curves_without_a_shared_range_have_no_gap():
+    beyond = [(x + 2.001, y) for x, y in LINE]
+    assert at_equal_diversity(curve(LINE), curve(beyond)) is None
+    assert at_equal_diversity(curve(beyond), curve(LINE)) is None
+    assert at_equal_diversity(curve(LINE), []) is None
+    touching = [(x + 2, y) for x, y in LINE]
+    assert at_equal_diversity(curve(touching), curve(LINE))[0] == pytest.approx(2, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 11, 12, 16, 21, 31, 100])
+def test_intervals_over_seeds_are_students(n):
+    """Beyond eleven seeds the normal's 1.96 was taken, an interval a tenth too narrow."""
+    values = np.random.default_rng(n).normal(8.7, 0.1, n).tolist()
+    mean, half = mean_interval(values)
+    low, high = stats.t.interval(0.95, n - 1, np.mean(values), stats.sem(values))
+    assert mean == pytest.approx((low + high) / 2, rel=1e-12)
+    assert half == pytest.approx((high - low) / 2, rel=5e-4)
+
+
+def test_one_value_has_no_interval():
+    assert mean_interval([8.7]) == (8.7, None)
+
+
+# --- run folders ---------------------------------------------------------------------------------------------------
+
+
+def make_run(folder, seed, final, before=None, method="seqgan", reward="discriminator"):
+    """A finished run whose generators have these scores."""
+    folder.mkdir()
+    config = {"method": method, "seed": seed} | ({"reward": reward} if reward else {})
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    named = [("pre-trained", before), ("final", final)]
+    generators = [{"name": name, "scores": scores} for name, scores in named if scores is not None]
+    (folder / "scores.json").write_text(json.dumps({"generators": generators}))
+    return folder
+
+
+def lowered(by):
+    return [(x, y - by) for x, y in LINE]
+
+
+def test_groups_of_runs_with_intervals_and_gaps_paired_by_seed(tmp_path):
+    drops = {"discriminator": [0.3, 0.5, 0.1], "constant": [0.2, 0.3, 0.1]}
+    runs = [
+        make_run(tmp_path / f"{reward}-{seed}", seed, curve(lowered(drop)), curve(LINE), reward=reward)
+        for reward, all_ in drops.items()
+        for seed, drop in enumerate(all_)
+    ]
+    found = compare(runs)
+    assert list(found["groups"]) == ["seqgan, discriminator reward", "seqgan, constant reward"]
+    group = found["groups"]["seqgan, discriminator reward"]
+    assert group["seeds"] == [0, 1, 2]
+    half = 4.303 * 0.2 / 3**0.5  # standard deviation of 0.3, 0.5, 0.1
+    assert group["gap_to_pretrained"] == pytest.approx((-0.3, half), rel=1e-3)
+    assert group["scores"]["nll_oracle"] == pytest.approx((9.0 - 0.3, half), rel=1e-3)  # at temperature 1 alone
+    assert group["scores"]["nll_test"] == pytest.approx((8.0, 0.0))
+    (gap,) = found["gaps"]
+    assert (gap["of"], gap["against"], gap["seeds"]) == (*found["groups"], [0, 1, 2])
+    assert gap["gap"] == pytest.approx((-0.1, 4.303 * 0.1 / 3**0.5), rel=1e-3)  # differences -0.1, -0.2, 0
+
+
+def test_only_seeds_that_both_groups_have_are_paired(tmp_path):
+    runs = [make_run(tmp_path / f"a{s}", s, curve(lowered(0.1 * s)), curve(LINE)) for s in (1, 2)]
+    runs += [make_run(tmp_path / f"b{s}", s, curve(LINE), reward="random") for s in (2, 3)]
+    found = compare(runs)
+    assert found["gaps"][0]["seeds"] == [2]
+    assert found["gaps"][0]["gap"] == (pytest.approx(-0.2), None)
+    assert found["groups"]["seqgan, random reward"]["gap_to_pretrained"] is None
+
+
+def test_a_run_without_reward_is_called_by_its_method(tmp_path):
+    assert group_of({"method": "mle"}) == "mle"
+    run = make_run(tmp_path / "m", 0, curve(LINE), method="mle", reward=None)
+    assert compare([run])["groups"]["mle"]["scores"]["nll_test"] == (8.0, None)
+    assert compare([run])["gaps"] == []
+
+
+@pytest.mark.parametrize("other", [curve(LINE, n=200), curve(LINE[:2]), [*curve(LINE), score("entropy", 1.0, 5.0)]])
+def test_runs_measured_otherwise_are_refused_with_both_names(tmp_path, other):
+    a, b = make_run(tmp_path / "a", 0, curve(LINE)), make_run(tmp_path / "b", 1, other)
+    told = f"{re.escape(str(a))} and {re.escape(str(b))} cannot be compared"
+    with pytest.raises(ValueError, match=told):
+        compare([a, b])
+    with pytest.raises(ValueError, match="cannot be compared"):
+        compare([b, a])
+    if len(other) == len(curve(LINE)):
+        with pytest.raises(ValueError, match=r"n:100.* against .*n:200"):
+            compare([a, b])
+
+
+def test_a_seed_twice_in_a_group_is_refused(tmp_path):
+    runs = [make_run(tmp_path / name, 4, curve(LINE)) for name in ("a", "b")]
+    with pytest.raises(ValueError, match=r"b: a second run of seqgan, discriminator reward with seed 4"):
+        compare(runs)
+
+
+def test_folders_that_are_no_finished_run_are_refused_with_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: not a run folder")):
+        read_run(tmp_path)
+    run = make_run(tmp_path / "a", 0, curve(LINE))
+    (run / "scores.json").unlink()
+    with pytest.raises(ValueError, match=re.escape(f"{run}: no scores.json yet; make it by: seqforge evaluate {run}")):
+        compare([run])

@@ -1,0 +1,254 @@
+"""The generator protocol: what was read in pieces counts as what was read at once; and the LSTM that fills it."""
+
+import socket
+
+import pytest
+import torch
+from torch import nn
+from worlds import far, gradients, plain_log_probs, rng, tiny
+
+from seqforge.models.generator import Generator, HeadedGenerator, head_weighted_nll, log_softmax_at
+from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.sampling import sample, sequence_nll, uniform
+
+V, T = 11, 9
+
+
+@pytest.fixture(params=[1, 2], ids=["one layer", "two layers"])
+def generator(request):
+    return tiny(1, vocab=V, embedding=5, hidden=6, layers=request.param, dtype=torch.float32).requires_grad_(False)
+
+
+def tokens(rows=4, length=T, seed=2):
+    return torch.randint(V, (rows, length), generator=rng(seed))
+
+
+def after(generator, prompt):
+    """Logits (V,) after a prompt of one row read token by token."""
+    logits, state = generator.start(1)
+    for token in prompt:
+        logits, state = generator.extend(torch.tensor([[int(token)]]), state)
+        logits = logits[:, -1]
+    return logits[0]
+
+
+def close(a, b):
+    return a.shape == b.shape and (not a.numel() or float((a - b).detach().abs().max()) <= 1e-5)
+
+
+def test_an_lstm_fills_the_protocol(generator):
+    assert isinstance(generator, Generator)
+    assert isinstance(generator, HeadedGenerator)
+    logits, state = generator.start(3)
+    assert logits.shape == (3, V)
+    logits, _ = generator.extend(tokens(3), state)
+    assert logits.shape == (3, T, V)
+
+
+def test_reading_token_by_token_equals_reading_at_once(generator):
+    ids = tokens()
+    first, state = generator.start(4)
+    whole, end = generator.extend(ids, state)
+    assert close(first[0], after(generator, []))
+    for t in range(T):
+        step, state = generator.extend(ids[:, t : t + 1], state)
+        assert close(step[:, 0], whole[:, t])
+    assert close(state.h, end.h)
+    assert close(state.c, end.c)
+    assert not close(whole[:, 1:], whole[:, :-1])
+
+
+def test_reading_in_two_parts_equals_reading_at_once(generator):
+    ids = tokens()
+    whole, _ = generator.extend(ids, generator.start(4)[1])
+    for cut in range(1, T):
+        a, state = generator.extend(ids[:, :cut], generator.start(4)[1])
+        b, _ = generator.extend(ids[:, cut:], state)
+        assert close(torch.cat([a, b], 1), whole)
+
+
+def test_a_later_token_changes_no_earlier_logits(generator):
+    ids = tokens()
+    changed = ids.clone()
+    changed[:, 5] = (changed[:, 5] + 1) % V
+    a, b = (generator.extend(x, generator.start(4)[1])[0] for x in (ids, changed))
+    assert torch.equal(a[:, :5], b[:, :5])
+    assert not close(a[:, 5], b[:, 5])
+
+
+def test_an_old_state_used_again_gives_the_same_numbers(generator):
+    _, state = generator.extend(tokens(), generator.start(4)[1])
+    before, _ = generator.extend(tokens(seed=3), state)
+    generator.extend(tokens(seed=4), state)
+    generator.extend(tokens(2, 1, seed=5), state.select(torch.tensor([3, 0])))
+    generator.extend(tokens(seed=6), state, torch.tensor([0, 3, 9, 1]))
+    again, _ = generator.extend(tokens(seed=3), state)
+    assert torch.equal(before, again)
+
+
+def test_rows_are_repeated_left_out_and_reordered(generator):
+    ids, then = tokens(), tokens(5, 2, seed=7)
+    _, state = generator.extend(ids, generator.start(4)[1])
+    rows = torch.tensor([2, 2, 0, 3, 2])
+    got, _ = generator.extend(then, state.select(rows))
+    for i, r in enumerate(rows.tolist()):
+        assert close(got[i, -1], after(generator, [*ids[r], *then[i]]))
+    assert len(got[0, 0]) == V
+    assert not close(got[0, -1], got[2, -1])
+
+
+def test_rows_at_different_positions_stand_side_by_side(generator):
+    ids, then = tokens(), tokens(7, 3, seed=8)
+    _, at2 = generator.extend(ids[:, :2], generator.start(4)[1])
+    _, at6 = generator.extend(ids[:, :6], generator.start(4)[1])
+    state = type(at2).cat([at6.select(torch.tensor([3, 1])), at2, generator.start(1)[1]])
+    prompts = [ids[3, :6], ids[1, :6], *ids[:, :2], ids[0, :0]]
+    got, _ = generator.extend(then, state)
+    for i, prompt in enumerate(prompts):
+        assert close(got[i, -1], after(generator, [*prompt, *then[i]]))
+
+
+@pytest.mark.parametrize("lengths", [[0, 2, 9, 1], [0, 0, 0, 0], [3, 3, 3, 3], [9, 0, 1, 8]])
+@pytest.mark.parametrize("behind", [0, 3])
+def test_prompts_of_unequal_length_are_each_read_alone(generator, lengths, behind):
+    """Rows stand where their own prompt ends, be it empty, and what lies past it was not read."""
+    ids, then, before = tokens(), tokens(4, 1, seed=9), tokens(4, behind, seed=10)
+    state = generator.start(4)[1]
+    if behind:
+        _, state = generator.extend(before, state)
+    n = torch.tensor(lengths)
+    logits, state = generator.extend(ids, state, n)
+    assert logits.shape == (4, T, V)
+    following, _ = generator.extend(then, state)
+    for b, k in enumerate(lengths):
+        for t in range(k):
+            assert close(logits[b, t], after(generator, [*before[b], *ids[b, : t + 1]]))
+        assert close(following[b, 0], after(generator, [*before[b], *ids[b, :k], then[b, 0]]))
+    garbage = torch.where(torch.arange(T)[None, :] < n[:, None], ids, (ids + 1) % V)
+    start = generator.start(4)[1] if not behind else generator.extend(before, generator.start(4)[1])[1]
+    _, same = generator.extend(garbage, start, n)
+    assert torch.equal(same.h, state.h)
+
+
+def test_the_empty_prompt_leaves_everyone_at_the_start(generator):
+    """`extend` by no tokens at all, as a one-token sequence needs for its likelihood."""
+    _, state = generator.start(4)
+    logits, same = generator.extend(tokens(length=0), state)
+    assert logits.shape == (4, 0, V)
+    step, _ = generator.extend(tokens(length=1), same)
+    expected, _ = generator.extend(tokens(length=1), state)
+    assert torch.equal(step, expected)
+
+
+def test_hidden_vectors_with_the_head_are_the_logits(generator):
+    ids, n = tokens(), torch.tensor([0, 2, 9, 1])
+    first, state = generator.start(4)
+    hidden, same = generator.start_hidden(4)
+    assert close(generator.head(hidden), first)
+    later, end = generator.extend(ids, state)
+    hidden, same_end = generator.extend_hidden(ids, same)
+    assert close(generator.head(hidden), later)
+    assert close(same_end.c, end.c)
+    ragged, at = generator.extend_hidden(ids, same, n)
+    for b, k in enumerate(n.tolist()):
+        assert torch.allclose(ragged[b, :k], hidden[b, :k], atol=1e-5)
+    assert close(at.h, generator.extend(ids, state, n)[1].h)
+
+
+def test_the_fused_head_equals_cross_entropy():
+    head = nn.Linear(6, V)
+    hidden = torch.randn(5, 3, 6, generator=rng(11), requires_grad=True)
+    targets, weight = tokens(5, 3), torch.randn(5, 3, generator=rng(12))
+    loss, logp = head_weighted_nll(head, hidden, targets, weight)
+    expected = log_softmax_at(head(hidden), targets)
+    plain = torch.log_softmax(head(hidden), -1).gather(-1, targets[..., None]).squeeze(-1)
+    assert close(expected, plain)
+    assert close(logp, expected)
+    truth = torch.autograd.grad(-(weight * plain).sum(), [hidden, head.weight, head.bias])
+    for got, exact in zip(torch.autograd.grad(loss, [hidden, head.weight, head.bias]), truth, strict=True):
+        assert close(got, exact)
+
+
+# --- the LSTM itself -----------------------------------------------------------------------------------------------
+
+
+def test_the_published_sizes_have_333320_parameters():
+    """5000*32 + 4*(32*32*2 + 32) + 32*5000 + 5000; torch's second bias a gate stays at zero and is not trained."""
+    generator = LSTMGenerator.of(LSTMConfig(), vocab_size=5000, eos_id=None, start_id=0, seed=0)
+    assert sum(p.numel() for p in generator.parameters() if p.requires_grad) == 333_320
+    untrained = {k for k, p in generator.named_parameters() if not p.requires_grad}
+    assert untrained == {"lstm.bias_hh_l0"}
+    assert not generator.lstm.bias_hh_l0.any()
+    values = torch.cat([p.detach().flatten() for p in generator.parameters() if p.requires_grad])
+    assert float(values.mean()) == pytest.approx(0, abs=5 * 0.1 / 333_320**0.5)
+    assert float(values.std()) == pytest.approx(0.1, rel=0.01)
+    for p in (generator.lstm.bias_ih_l0, generator.head.bias):  # biases included
+        assert float(p.detach().std()) == pytest.approx(0.1, rel=0.25)
+
+
+def test_a_seed_names_the_parameters_and_nothing_ambient_does():
+    torch.manual_seed(1)
+    a = tiny(5)
+    torch.manual_seed(2)
+    assert far(dict(a.named_parameters()), dict(tiny(5).named_parameters())) == 0
+    assert far(dict(a.named_parameters()), dict(tiny(6).named_parameters())) > 0.1
+
+
+def test_the_start_token_is_read_before_the_first():
+    zero, two = tiny(7), LSTMGenerator(3, 3, 4, init_std=1.0, seed=7, start_id=2).double().eval()
+    ids, lengths = torch.tensor([[1, 0, 2]]), torch.tensor([3])
+    for generator in (zero, two):
+        assert torch.allclose(-sequence_nll(generator, ids, lengths), plain_log_probs(generator, ids, lengths))
+    assert not close(zero.start(1)[0], two.start(1)[0])
+    read_on, _ = zero.extend(torch.tensor([[0]]), zero.start(1)[1])
+    assert not close(read_on[:, 0], zero.start(1)[0])  # word 0 later on is not the start again
+
+
+def test_dropout_acts_in_training_only():
+    generator = tiny(8, dropout=0.5)
+    a, b = (generator.start(2)[0] for _ in range(2))
+    assert torch.equal(a, b)
+    assert torch.equal(a, tiny(8).start(2)[0])
+    generator.train()
+    hidden = generator.start_hidden(400)[0].detach()
+    assert float((hidden == 0).double().mean()) == pytest.approx(0.5, abs=5 * 0.5 / 1600**0.5)  # of the outputs
+    assert len(set(hidden[:, 0].tolist())) == 1 + 2**3  # and of the embedding's three units, in each combination
+
+
+def test_every_trained_parameter_gets_a_gradient():
+    generator = tiny(9, layers=2)
+    logits, _ = generator.extend(torch.tensor([[1, 2]]), generator.start(1)[1])
+    found = gradients(logits.square().sum(), generator)
+    assert all(bool(g.any()) for g in found.values())
+    assert {k.split("_l")[0] for k in found if "bias" in k} == {"lstm.bias_ih", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "value"),
+    [("embedding", 0), ("hidden", -1), ("layers", 0), ("dropout", 1.0), ("dropout", -0.1), ("init_std", 0.0)],
+)
+def test_sizes_that_mean_nothing_are_refused(wrong, value):
+    with pytest.raises(ValueError, match=rf"generator\.{wrong} is {value}, but must"):
+        LSTMConfig(**{wrong: value})
+    with pytest.raises(ValueError, match=rf"generator\.{wrong} is {value}, but must"):
+        LSTMGenerator(5, **{wrong: value})
+    with pytest.raises(ValueError, match="vocab_size is 0, but must be at least 1"):
+        LSTMGenerator(0)
+
+
+def test_a_saved_generator_comes_back_whole_without_a_network(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    saved = LSTMGenerator(V, 5, 6, layers=2, dropout=0.25, init_std=1.0, start_id=3, eos_id=4, seed=10).eval()
+    saved.save_pretrained(tmp_path / "model")
+    assert {"config.json", "model.safetensors"} <= {p.name for p in (tmp_path / "model").iterdir()}
+    found = LSTMGenerator.from_pretrained(tmp_path / "model")
+    assert (found.vocab_size, found.start_id, found.eos_id, found.drop.p) == (V, 3, 4, 0.25)
+    assert far(dict(saved.named_parameters()), dict(found.named_parameters())) == 0
+    assert [p.requires_grad for p in saved.parameters()] == [p.requires_grad for p in found.parameters()]
+    noise = uniform((6, 8), rng(11))
+    assert not found.training
+    assert torch.equal(sample(saved, noise).ids, sample(found, noise).ids)

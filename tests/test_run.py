@@ -1,0 +1,187 @@
+"""What a run promises: the same seed gives the same bits, and a run that blows up says so and keeps what was good."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from seqforge import checkpoint, report, run
+from seqforge.cli import main
+from seqforge.run import CheckpointConfig, Run, derive_seed
+
+TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--mle.epochs", "3", "--rounds", "2"]
+WALL_CLOCK = ("seconds", "date")
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch):
+    """The page has its own tests; here it would be most of the time."""
+    monkeypatch.setattr(report, "build", lambda run, out=None: Path(run) / "report.html")
+    monkeypatch.setattr(report, "curves_png", lambda *_: None)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """The final checkpoint's models, byte for byte."""
+    found = checkpoint.newest(folder / "checkpoints", tag="final")
+    return {p.relative_to(found).as_posix(): p.read_bytes() for p in sorted(found.rglob("*.safetensors"))}
+
+
+def records(folder: Path) -> list[dict]:
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in WALL_CLOCK} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "build", lambda run, out=None: Path(run) / "report.html")
+        patch.setattr(report, "curves_png", lambda *_: None)
+        assert main([*TINY, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_same_seed_same_bits_another_seed_others(finished, tmp_path):
+    """Run-to-run noise would drown what the controls are there to show. Ambient random state must not leak in."""
+    torch.manual_seed(12345)
+    assert main([*TINY, "--out", str(tmp_path / "again")]) == 0
+    assert weights(finished).keys() == {"generator/model.safetensors", "discriminator/model.safetensors"}
+    assert weights(tmp_path / "again") == weights(finished)
+    assert records(tmp_path / "again") == records(finished)
+    assert (tmp_path / "again" / "scores.json").read_text() == (finished / "scores.json").read_text()
+
+    assert main([*TINY, "--seed", "1", "--out", str(tmp_path / "other")]) == 0
+    for name, raw in weights(tmp_path / "other").items():
+        assert raw != weights(finished)[name]
+    digest = [records(f)[0]["data"] for f in (finished, tmp_path / "other")]
+    assert digest[0] == digest[1]  # seeds of a method share their data
+
+
+def test_the_data_seed_changes_the_data_and_not_the_start(finished, tmp_path):
+    assert main([*TINY, "--data.seed", "1", "--rounds", "0", "--out", str(tmp_path / "data")]) == 0
+    assert records(tmp_path / "data")[0]["data"] != records(finished)[0]["data"]
+
+
+def test_log_says_what_ran(finished):
+    first, *rest, last = records(finished)
+    assert (first["kind"], last["kind"]) == ("start", "end")
+    assert first["seed"] == 0
+    assert first["torch"] == torch.__version__
+    assert [r["epoch"] for r in rest if "nll_valid" in r] == [0, 1, 2]
+    assert [r["round"] for r in rest if "reward_mean" in r] == [0, 1]
+    steps = [r["step"] for r in [first, *rest, last]]
+    assert steps == sorted(steps)
+    assert last["step"] == 3 + 2 + 2  # epochs, discriminator rounds, adversarial rounds
+    for r in rest:
+        if r["kind"] == "evaluation":
+            assert set(r["scores"]) == {"nll_oracle", "nll_test", "entropy"}
+            assert all(s["signature"] and math.isfinite(s["value"]) for s in r["scores"].values())
+
+
+def test_run_folder_is_as_designed(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert names >= {"config.yaml", "log.jsonl", "scores.json", "checkpoints", "samples"}
+    assert not [p for p in finished.rglob("*.part")]
+    for player in ("generator", "discriminator"):
+        folder = checkpoint.newest(finished / "checkpoints") / player
+        assert {p.name for p in folder.iterdir()} == {"model.safetensors", "config.json", "tokenizer.json"}
+    lines = (finished / "samples" / "step-7.txt").read_text().splitlines()
+    assert len(lines) == 5
+    assert all(len(line.split()) == 6 and all(0 <= int(w) < 20 for w in line.split()) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "quantity", "phase"),
+    [
+        (["--mle.lr", "1e38"], "nll_", "mle"),
+        (["--lr", "1e38", "--rounds", "3"], "", "adversarial"),
+        (["--lr", "1e38", "--rounds", "1"], "", "adversarial"),
+        (["--lr", "1e38", "--rounds", "1", "--reward", "constant"], "", "adversarial"),
+        (["--d_lr", "1e38", "--d_pretrain", "3"], "", "discriminator"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run(options, quantity, phase, tmp_path, capsys):
+    """A run must not go on, end with exit 0 and leave a checkpoint of NaNs behind under the tag "final"."""
+    folder = tmp_path / "run"
+    assert main([*TINY, *options, "--out", str(folder)]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("seqforge: ")]
+    assert len(said) == 1
+    assert f", {phase}: {quantity}" in said[0]
+    assert re.search(r" is (nan|-?inf)\b", said[0])
+    assert "step " in said[0]
+    assert "lower learning rate" in said[0]
+    if phase == "mle":
+        assert not folder.exists()  # nothing good had been reached
+        return
+    good = checkpoint.newest(folder / "checkpoints")
+    state = checkpoint.load_file(good / "generator" / "model.safetensors")
+    assert all(bool(t.isfinite().all()) for t in state.values())
+    assert checkpoint.newest(folder / "checkpoints", tag="final") is None
+    assert "NaN" not in (folder / "log.jsonl").read_text()
+    assert not (folder / "scores.json").exists()
+
+
+def test_after_a_non_finite_loss_the_run_goes_on_from_its_last_good_checkpoint(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main([*TINY, "--lr", "1e38", "--rounds", "3", "--out", str(folder)]) == 2
+    capsys.readouterr()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "lr": 0.01}))
+    assert main(["resume", str(folder)]) == 0
+    assert checkpoint.newest(folder / "checkpoints", tag="final").name == "step-8"
+    assert [r["round"] for r in records(folder) if "reward_mean" in r] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_log_refuses_what_is_not_finite(value, tmp_path):
+    made = Run.create(tmp_path / "r", {"method": "mle"}, seed=0, saving=CheckpointConfig())
+    made.log("mle", "train", fine=1.5)
+    with pytest.raises(ValueError, match=rf"step 0, mle: loss is {value}.*learning rate"):
+        made.log("mle", "train", other=1.0, loss=value)
+    assert len((tmp_path / "r" / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_log_refuses_a_score_that_is_not_finite(tmp_path):
+    """Scores lie one level deeper in the record; a NaN among them would make log.jsonl something JSON is not."""
+    made = Run.create(tmp_path / "r", {"method": "mle"}, seed=0, saving=CheckpointConfig())
+    with pytest.raises(ValueError, match="nll_test is nan"):
+        made.log("mle", "evaluation", scores={"nll_test": {"value": math.nan}})
+    assert not (tmp_path / "r" / "log.jsonl").exists()
+
+
+def test_streams_of_random_numbers_share_nothing(tmp_path):
+    made = Run.create(tmp_path / "r", {"method": "mle"}, seed=3, saving=CheckpointConfig())
+    assert made.rng("a") is made.rng("a")
+    a, b = torch.rand(4, generator=made.rng("a")), torch.rand(4, generator=made.rng("b"))
+    assert not torch.equal(a, b)
+    assert torch.equal(a, torch.rand(4, generator=torch.Generator().manual_seed(derive_seed(3, "a"))))
+    assert derive_seed(3, "a") != derive_seed(4, "a")
+    assert 0 <= derive_seed(10**30, "a") < 2**63
+
+
+def test_a_loop_counts_steps_and_ends_early(tmp_path):
+    made = Run.create(tmp_path / "r", {"method": "mle"}, seed=0, saving=CheckpointConfig(seconds=1e9))
+    seen = []
+    for i in made.loop("a", 5):
+        seen.append(i)
+        if i == 2:
+            made.finish("a")
+    assert seen == [0, 1, 2]
+    assert made.step == 3
+    assert list(made.loop("a", 5)) == []
+    assert list(made.loop("b", 2)) == [0, 1]
+    assert made.step == 5
+    assert list(made.loop("c", 0)) == []
+
+
+def test_checkpoints_come_no_more_often_than_asked(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
+    made = Run.create(tmp_path / "r", {"method": "mle"}, seed=0, saving=CheckpointConfig(seconds=10, newest=9))
+    for _ in made.loop("a", 7):
+        now[0] += 4
+    assert [p.name for p in checkpoint.every(tmp_path / "r" / "checkpoints")] == ["step-3", "step-6"]
