@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -32,10 +33,13 @@ def write(folder: Path, models: dict[str, nn.Module], training: dict, extra: dic
         (part / "manifest.json").write_text(json.dumps(listing, indent=1))
         for path in [*files, part / "manifest.json"]:
             _sync(path)
-        if folder.exists():  # the same step again, after a resume
-            shutil.rmtree(folder)
+        old = folder.with_name(f".{folder.name}.old")
+        if folder.exists():  # the same step again: aside until the new one stands, see `recover`
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
         part.rename(folder)
         _sync(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as e:
         shutil.rmtree(part, ignore_errors=True)
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -44,9 +48,12 @@ def write(folder: Path, models: dict[str, nn.Module], training: dict, extra: dic
                 f"Free some space, then: seqforge resume {folder.parent.parent}"
             ) from e
         raise
-    except RuntimeError as e:  # torch.save reports a failed write so
+    except (RuntimeError, SafetensorError) as e:  # torch.save and save_file report a failed write so
         shutil.rmtree(part, ignore_errors=True)
-        raise ValueError(f"{folder}: could not be written ({e}); check the disk's free space") from e
+        raise ValueError(
+            f"{folder}: could not be written ({e}); the checkpoints before it are whole. "
+            f"Check the disk's free space, then: seqforge resume {folder.parent.parent}"
+        ) from e
 
 
 def _write_model(folder: Path, model: nn.Module, extra: dict[str, str]) -> None:
@@ -80,10 +87,20 @@ def every(checkpoints: Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
+def recover(checkpoints: Path) -> None:
+    """Put back what a kill between two renames left aside. Only for the one who writes: not beside a running one."""
+    for old in checkpoints.glob(".step-*.old"):
+        folder = old.with_name(old.name[1:].removesuffix(".old"))
+        shutil.rmtree(old) if folder.exists() else old.rename(folder)
+
+
 def manifest(folder: Path) -> dict:
     """The manifest of a checkpoint. Raises ValueError where it is missing or unreadable."""
     try:
-        return json.loads((folder / "manifest.json").read_text())
+        found = json.loads((folder / "manifest.json").read_text())
+        if not isinstance(found, dict) or not {"tags", "sha256"} <= found.keys():
+            raise ValueError("it lists no files")
+        return found
     except (OSError, ValueError) as e:
         raise ValueError(f"{folder}: damaged checkpoint, its manifest.json cannot be read ({e})") from e
 
@@ -137,7 +154,7 @@ def load_model(folder: Path, model: nn.Module) -> None:
     """Load weights into `model`. Raises ValueError naming the first tensor of another shape."""
     found = load_file(folder / "model.safetensors")
     own = model.state_dict()
-    for name in own.keys() | found.keys():
+    for name in sorted(own.keys() | found.keys()):
         here, there = (tuple(d[name].shape) if name in d else "absent" for d in (own, found))
         if here != there:
             raise ValueError(

@@ -54,7 +54,7 @@ def train(argv: list[str]) -> int:
             run.start_from(Path(start))
         return _carry_out(run, plain, config, method_config, corpus)
     except ValueError:
-        if not checkpoint.every(folder / "checkpoints") and run.step == 0:
+        if not checkpoint.every(folder / "checkpoints") and run.step == run.first_step:
             shutil.rmtree(folder)  # refused before the first step: as if never started
         raise
 
@@ -140,19 +140,27 @@ def generate(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.n < 1:
         raise ValueError(f"-n is {args.n}, but must be at least 1")
+    if not -(2**63) <= args.seed < 2**63:
+        raise ValueError(f"--seed is {args.seed}, but must lie between -2^63 and 2^63 - 1")
+    if args.out and args.out.is_dir():
+        raise ValueError(f"--out {args.out}: is a folder; give the path of the file to write")
     folder = evaluate.find_checkpoint(args.run, args.checkpoint)
     generator, tokenizer = evaluate.load_generator(folder), evaluate.load_tokenizer(folder)
     filter = Filter(args.temperature, args.top_k, args.top_p)
     horizon = evaluate.read_config(args.run)["data"]["max_length"]
     rng, each = torch.Generator().manual_seed(args.seed), chunk_rows(generator, torch.device("cpu"))
     part = args.out.with_name(f".{args.out.name}.part") if args.out else None
-    with part.open("w") if part else contextlib.nullcontext(sys.stdout) as sink:
-        for lo in range(0, args.n, each):
-            noise = uniform((min(each, args.n - lo), horizon), rng)
-            drawn = complete(generator, begin(generator, len(noise)), noise, filter)
-            sink.write("\n".join(decode(tokenizer, drawn.ids, drawn.lengths)) + "\n")
-    if part:
-        os.replace(part, args.out)
+    try:
+        with part.open("w") if part else contextlib.nullcontext(sys.stdout) as sink:
+            for lo in range(0, args.n, each):
+                noise = uniform((min(each, args.n - lo), horizon), rng)
+                drawn = complete(generator, begin(generator, len(noise)), noise, filter)
+                sink.write("\n".join(decode(tokenizer, drawn.ids, drawn.lengths)) + "\n")
+        if part and args.out:
+            os.replace(part, args.out)
+    finally:
+        if part:
+            part.unlink(missing_ok=True)
     return 0
 
 
@@ -315,7 +323,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"seqforge: {options.one_line(str(e))}", file=sys.stderr)
         return 2
     except OSError as e:
-        print(f"seqforge: {e.filename or ''}: {e.strerror}; check the path, its permissions and the disk's free space",
+        where = e.filename or " ".join(argv)  # a failed write names no file
+        print(f"seqforge: {where}: {e.strerror}; check the path, its permissions and the disk's free space",
               file=sys.stderr)  # fmt: skip
         return 2
     except KeyboardInterrupt:

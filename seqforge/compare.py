@@ -74,7 +74,10 @@ def read_run(run: Path) -> tuple[dict, dict]:
         raise ValueError(f"{run}: not a run folder (no config.yaml in it)")
     if not (run / "scores.json").is_file():
         raise ValueError(f"{run}: no scores.json yet; make it by: seqforge evaluate {run}")
-    return yaml.safe_load((run / "config.yaml").read_text()), json.loads((run / "scores.json").read_text())
+    try:
+        return yaml.safe_load((run / "config.yaml").read_text()), json.loads((run / "scores.json").read_text())
+    except (ValueError, yaml.YAMLError) as e:
+        raise ValueError(f"{run / 'scores.json'} or config.yaml: {e}; make it anew by: seqforge evaluate {run}") from e
 
 
 def group_of(config: dict) -> str:

@@ -39,6 +39,14 @@ class DataConfig:
     test_size: int = 9984
     seed: int = 0
 
+    def __post_init__(self):
+        for name in ("max_length", "train_size", "valid_size", "test_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} is {getattr(self, name)}, but must be at least 1")
+        for name in ("seed", "oracle_seed"):
+            if not 0 <= getattr(self, name) < 2**61:  # the three sets take seeds of their own, up to 3 * seed + 2
+                raise ValueError(f"data.{name} is {getattr(self, name)}, but must lie between 0 and 2^61 - 1")
+
 
 def load(config: DataConfig) -> Corpus:
     """The corpus that a configuration names. Raises ValueError naming the value and the remedy."""

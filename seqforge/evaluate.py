@@ -36,6 +36,8 @@ class EvaluateConfig:
     seed: int = SEED
 
     def __post_init__(self):
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"evaluate.seed is {self.seed}, but must lie between 0 and 2^63 - 1")
         if self.samples < 2:
             raise ValueError(f"evaluate.samples is {self.samples}, but must be at least 2")
         if not self.temperatures or min(self.temperatures) <= 0:
@@ -53,6 +55,9 @@ def read_config(run: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not readable as YAML ({e}); restore it or train anew") from e
     if not isinstance(config, dict) or "method" not in config:
         raise ValueError(f"{path}: names no method; restore it or train anew")
+    for key in ("seed", "from", "data", "checkpoint", "evaluate"):
+        if key not in config or (key in ("data", "checkpoint", "evaluate") and not isinstance(config[key], dict)):
+            raise ValueError(f"{path}: `{key}` is {config.get(key, 'missing')}; restore it or train anew")
     return config
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,6 +57,9 @@ class RunConfig:
 class Parser(ArgumentParser):
     """Errors are one ValueError, which names the nearest known option."""
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)  # `--recip X` must not pass for --recipe
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ValueError(_nearest_named(one_line(message), self))
 
@@ -91,6 +95,9 @@ def build(cls: type, values: dict[str, Any]) -> Any:
     """A dataclass from nested plain values."""
     fields = {f.name: f.type for f in dataclasses.fields(cls)}
     hints = {name: _dataclass_of(cls, name) for name in fields}
+    for k, v in values.items():
+        if hints.get(k) and not isinstance(v, dict):
+            raise TypeError(f"{k} is {v}, but must hold options")
     return cls(**{k: build(inner, v) if (inner := hints[k]) else v for k, v in values.items() if k in fields})
 
 
@@ -120,11 +127,15 @@ def _recipe_values(name: str, method: str) -> dict[str, Any]:
     recipe = recipes.read(name)
     if recipe.get("method") != method:
         raise ValueError(f"recipe {name} is for `{recipe.get('method')}`, not for `{method}`")
-    body = {k: v for k, v in recipe.items() if k not in ("method", "purpose", "time")}
+    facts = ("method", "purpose", "time", "seqforge", "recipe")  # the last two: a run's config.yaml is a recipe too
+    body = {k: v for k, v in recipe.items() if k not in facts}
     if isinstance(body.get("data"), str):
         body["data"] = {"source": body["data"]}
-    known = (_keys(RunConfig) | _keys(METHODS[method][0])) - {"data"}
-    for key in _flat(body):
+    known = (_keys(RunConfig) | _keys(METHODS[method][0])) | {"from"}
+    groups = {key.rpartition(".")[0] for key in known} - {""}
+    for key, value in _flat(body).items():
+        if key in groups:
+            raise ValueError(f"recipe {name}: {key} is {value}, but must hold options, such as `{key}: {{...}}`")
         if key not in known:
             near = difflib.get_close_matches(key, known, 1, 0.4)
             raise ValueError(f"recipe {name}: unknown key {key}" + (f"; did you mean {near[0]}?" if near else ""))
@@ -139,10 +150,11 @@ def _expand(argv: list[str]) -> list[str]:
 def parse_train(method: str, argv: list[str]) -> Namespace:
     parser = _train_parser(method)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--recipe")
+    early.add_argument("--recipe", nargs="?")
     recipe = early.parse_known_args(argv)[0].recipe
     if recipe and "--help" not in argv and "-h" not in argv:
-        parser.set_defaults(_recipe_values(recipe, method))
+        values = {k: v for k, v in _recipe_values(recipe, method).items() if v is not None}
+        argv = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()] + argv
     return parser.parse_args(_expand(argv))
 
 

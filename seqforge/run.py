@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 import yaml
@@ -67,7 +67,7 @@ class Run:
     ):
         self.folder, self.seed, self.saving = folder, seed, saving
         self.device, self.precision = torch.device(device), precision
-        self.step = 0
+        self.step = self.first_step = 0
         self.tokens = 0  # read or drawn in the generator's updates; the methods count
         self.done: dict[str, int] = {}  # phase -> iterations finished, or marks of `once`
         self.extra_files: dict[str, str] = {}
@@ -83,7 +83,7 @@ class Run:
     @classmethod
     def create(cls, folder: Path, config: dict, **kwargs) -> "Run":
         """A new run in a folder that does not exist or is empty; writes config.yaml."""
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(p.name != ".config.yaml.part" for p in folder.iterdir())):
             raise ValueError(
                 f"{folder}: exists already; choose another --out, or go on with it: seqforge resume {folder}"
             )
@@ -101,6 +101,7 @@ class Run:
         run = cls(folder, **kwargs)
         (folder / "checkpoints").mkdir(exist_ok=True)
         (folder / "samples").mkdir(exist_ok=True)
+        checkpoint.recover(folder / "checkpoints")
         found = checkpoint.newest(folder / "checkpoints")
         log = folder / "log.jsonl"
         if found is None:
@@ -123,7 +124,9 @@ class Run:
         if found is None:
             raise ValueError(f"--from {other}: no checkpoint of a finished pre-training there; let it get further")
         self._restore(found)
-        self.done.pop("pre-trained", None)  # this run measures and saves that point as its own
+        self.first_step = self.step
+        for mark in ("start", "pre-trained"):  # this run says what it is, and saves that point as its own
+            self.done.pop(mark, None)
 
     def _restore(self, found: Path) -> None:
         self._from = found
@@ -181,23 +184,32 @@ class Run:
 
     def log(self, phase: str, kind: str, **values: Any) -> None:
         """Append a record to log.jsonl. Raises ValueError for a number that is not finite: the run stops there."""
-        for name, value in values.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(
-                    f"step {self.step}, {phase}: {name} is {value}. The last good checkpoint is in "
-                    f"{self.folder / 'checkpoints'}. Try a lower learning rate, a smaller --clip, or --precision fp32"
-                )
+        scalars = {k: v for k, v in values.items() if isinstance(v, float)}
+        scalars |= {k: v["value"] for k, v in values.get("scores", {}).items()}
+        for name, value in scalars.items():
+            if not math.isfinite(value):
+                self._stop(phase, name, value)
         seconds = round(time.monotonic() - self._begun, 3)
         place = {"step": self.step, "phase": phase, "kind": kind, "seconds": seconds, "tokens": self.tokens}
         record = {**place, **values}
         with (self.folder / "log.jsonl").open("a") as f:
             f.write(json.dumps(record) + "\n")
-        scalars = {k: v for k, v in values.items() if isinstance(v, float)}
-        scalars |= {k: v["value"] for k, v in values.get("scores", {}).items()}
         self._note["text"] = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items())
         if self.tensorboard is not None:
             for name, value in scalars.items():
                 self.tensorboard.add_scalar(f"{phase}/{name}", value, self.step)
+
+    def check(self, phase: str, name: str, model: nn.Module) -> None:
+        """Raise ValueError where a parameter is not finite: it must be neither sampled from nor saved."""
+        for key, p in model.named_parameters():
+            if not bool(p.isfinite().all()):
+                self._stop(phase, f"{name}.{key}", float(p[~p.isfinite()][0]))
+
+    def _stop(self, phase: str, name: str, value: float) -> NoReturn:
+        raise ValueError(
+            f"step {self.step}, {phase}: {name} is {value}. The last good checkpoint is in "
+            f"{self.folder / 'checkpoints'}. Try a lower learning rate, a smaller --clip, or --precision fp32"
+        )
 
     def checkpoint(self, tag: str | None = None) -> Path:
         """Save everything kept; prune the untagged ones to the newest few."""

@@ -55,6 +55,8 @@ class MLEConfig:
         for name in ("lr", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"mle.{name} is {getattr(self, name)}, but must be above 0")
+        if self.weight_decay < 0:
+            raise ValueError(f"mle.weight_decay is {self.weight_decay}, but must be 0 or more")
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"mle.lr_decay is {self.lr_decay}, but must lie in (0, 1]")
 

@@ -148,6 +148,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
             run.log(
                 "adversarial", "train", round=round_, reward_mean=reward, entropy=entropy, gradient_norm=float(norm)
             )
+        run.check("adversarial", "generator", generator)
         if config.rollout_lag:
             drift(policy, generator, config.rollout_lag)
         if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
@@ -219,6 +220,7 @@ def train_discriminator(
                 config.d_l2,
                 run.precision,
             )
+    run.check(phase, "discriminator", discriminator)
     unseen = sample(generator, uniform((len(corpus.valid), corpus.max_length), run.rng("unseen"), run.device))
     score = discriminate.scorer(discriminator, run.precision)
     stats["d_accuracy_valid"] = discriminate.held_out_accuracy(score, valid, (unseen.ids, unseen.lengths))
