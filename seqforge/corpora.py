@@ -9,6 +9,9 @@ from seqforge.data.corpus import Corpus, Split, ids_tokenizer, read_id_file
 from seqforge.oracles import load_oracle, oracle_corpus, seeded_oracle
 
 
+MOST_IDS = 1_000_000  # a stray number must not size the tables
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What to train on. `--data X` is short for `--data.source X`.
@@ -94,6 +97,11 @@ def _id_file(path: Path, config: DataConfig) -> Corpus:
         raise ValueError(f"{path}: {len(whole)} sequences; at least 10 are needed to hold some out")
     valid, test, train = order.split([*held, len(whole) - sum(held)])
     vocab_size = config.vocab_size or int(whole.ids.max()) + 1
+    if config.vocab_size is None and vocab_size > MOST_IDS:
+        raise ValueError(
+            f"{path}: its largest id is {vocab_size - 1}, a vocabulary beyond {MOST_IDS}; if that is meant, give "
+            f"--data.vocab_size {vocab_size}"
+        )
     splits: list[Split] = [whole[rows] for rows in (train, valid, test)]
     return Corpus(
         *splits,

@@ -54,6 +54,17 @@ def derive_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
 
 
+def _load(thing: Stateful, state: dict, options_too: bool) -> None:
+    """Load; an optimiser that a run takes over from another keeps the step size and decay of its own configuration."""
+    if isinstance(thing, torch.optim.Optimizer) and not options_too:
+        options = [{k: v for k, v in group.items() if k != "params"} for group in thing.param_groups]
+        thing.load_state_dict(state)
+        for group, own in zip(thing.param_groups, options, strict=True):
+            group.update(own)
+    else:
+        thing.load_state_dict(state)
+
+
 class Run:
     """A run folder being written. Make one by `Run.create` or `Run.resume`."""
 
@@ -143,7 +154,7 @@ class Run:
         else:
             self._kept[name] = thing
             if name in self._restored.get("kept", {}):
-                thing.load_state_dict(self._restored["kept"][name])
+                _load(thing, self._restored["kept"][name], options_too="ambient" in self._restored)
         return thing
 
     def rng(self, name: str) -> torch.Generator:
@@ -163,6 +174,8 @@ class Run:
         torch.manual_seed(derive_seed(self.seed, phase))
         if first and "ambient" in self._restored:
             torch.set_rng_state(self._restored["ambient"])
+            if self._restored["ambient_cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(self._restored["ambient_cuda"])
         for i in progress.track(range(first, total), first, total, phase, self._note):
             if self.done.get(phase, 0) >= total:
                 return
@@ -224,6 +237,7 @@ class Run:
             "kept": {name: thing.state_dict() for name, thing in self._kept.items()},
             "rngs": {name: rng.get_state() for name, rng in self._rngs.items()},
             "ambient": torch.get_rng_state(),
+            "ambient_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "seconds": time.monotonic() - self._begun,
             "tokens": self.tokens,
             "log_bytes": log.stat().st_size if log.exists() else 0,

@@ -436,3 +436,11 @@ def test_recipes_of_ones_own(kind, home, capsys):
 )
 def test_recipes_that_are_none(name, words, home, capsys):
     refused(["train", "seqgan", "--recipe", name, "--out", "new"], capsys, *words)
+
+
+def test_a_stray_huge_id_does_not_size_the_vocabulary(tmp_path, capsys):
+    file = tmp_path / "ids.txt"
+    file.write_text("1 2 3 4\n" * 30 + "1 2 3 999999999\n")
+    assert main(["train", "mle", "--data", str(file), "--data.max_length", "4", "--out", str(tmp_path / "run")]) == 2
+    assert "--data.vocab_size 1000000000" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

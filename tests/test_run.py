@@ -185,3 +185,17 @@ def test_checkpoints_come_no_more_often_than_asked(tmp_path, monkeypatch):
     for _ in made.loop("a", 7):
         now[0] += 4
     assert [p.name for p in checkpoint.every(tmp_path / "r" / "checkpoints")] == ["step-3", "step-6"]
+
+
+def test_a_run_from_another_keeps_its_own_step_sizes(tmp_path):
+    """A control with --d_lr of its own went on with the other run's: an optimiser's state holds its options too."""
+    first, then = tmp_path / "first", tmp_path / "then"
+    tiny = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--rounds", "1", "--checkpoint.newest", "1"]
+    assert main([*tiny, "--out", str(first), "--d_lr", "1e-3"]) == 0
+    assert main([*tiny, "--out", str(then), "--d_lr", "2e-3", "--lr", "0.5", "--from", str(first)]) == 0
+    saved = checkpoint.load_training(checkpoint.newest(then / "checkpoints"))["kept"]
+    assert saved["discriminator.optimizer"]["param_groups"][0]["lr"] == 2e-3
+    assert saved["generator.optimizer"]["param_groups"][0]["lr"] == 0.5
+    steps = saved["discriminator.optimizer"]["state"][0]["step"]
+    before = checkpoint.load_training(checkpoint.newest(first / "checkpoints", "pre-trained"))["kept"]
+    assert steps > before["discriminator.optimizer"]["state"][0]["step"] > 0  # its moments were taken over

@@ -122,6 +122,9 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
     if run.once("pre-trained"):
         mle.measure(generator, corpus, config.monitor, run, "mle")
         run.checkpoint(tag="pre-trained")
+    if not config.rounds:
+        run.checkpoint(tag="final")
+        return generator
 
     optimizer = torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True)
     run.keep("generator.optimizer", optimizer)
@@ -157,7 +160,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
             train_discriminator(
                 discriminator, d_optimizer, generator, corpus, config, run, "adversarial", config.d_steps
             )
-    if run.once("measured") and config.rounds:
+    if run.once("measured"):
         mle.measure(generator, corpus, config.monitor, run, "adversarial")
     run.checkpoint(tag="final")
     return generator
