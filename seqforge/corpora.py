@@ -8,7 +8,6 @@ import torch
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer, read_id_file
 from seqforge.oracles import load_oracle, oracle_corpus, seeded_oracle
 
-
 MOST_IDS = 1_000_000  # a stray number must not size the tables
 
 

@@ -135,7 +135,7 @@ def chunk_rows(generator: Generator, device: torch.device) -> int:
     """Rows that advance together. Small steps cost their calls, so many; all their logits at once only on a GPU."""
     if device.type != "cpu":
         return min(max(16, 256_000_000 // generator.vocab_size), 8192)
-    return cache_rows(generator.vocab_size, device) * (4 if isinstance(generator, HeadedGenerator) else 1)
+    return cache_rows(generator.vocab_size, device) * (32 if isinstance(generator, HeadedGenerator) else 1)
 
 
 def cache_rows(vocab_size: int, device: torch.device) -> int:
