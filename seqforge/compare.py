@@ -39,14 +39,18 @@ def _falling(x: np.ndarray, y: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, n
 def at_equal_diversity(scores: list[dict], against: list[dict], points: int = 101) -> tuple[float, float] | None:
     """Mean of NLL_oracle(scores) - NLL_oracle(against) over the NLL_test that both reach, and its sampling error.
 
-    Both curves are linear between their temperatures. None where they share no range.
+    Both curves are linear between their temperatures. Where they share no range: the difference at the ends that face
+    each other if the curve of higher NLL_test has the higher NLL_oracle too, else None: neither beats the other.
     """
     (x1, y1, e1), (x0, y0, e0) = frontier(scores), frontier(against)
     if not len(x1) or not len(x0):
         return None
     low, high = max(x1[0], x0[0]), min(x1[-1], x0[-1])
     if low > high:
-        return None
+        i, j = (0, -1) if x1[0] > x0[-1] else (-1, 0)
+        gap, right_is_ours = y1[i] - y0[j], i == 0
+        dominated = gap > 0 if right_is_ours else gap < 0
+        return (float(gap), float(np.hypot(e1[i], e0[j]))) if dominated else None
     grid = np.linspace(low, high, points)
     gap = np.interp(grid, x1, y1) - np.interp(grid, x0, y0)
     error = np.hypot(np.interp(grid, x1, e1), np.interp(grid, x0, e0))

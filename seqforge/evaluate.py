@@ -131,7 +131,9 @@ def verdict(rows: list[dict]) -> str | None:
     found = at_equal_diversity(rows[1]["scores"], rows[0]["scores"])
     before, after = ({s["name"]: s["value"] for s in r["scores"] if s["temperature"] == 1.0} for r in rows)
     if found is None or not before or not after:
-        return "The two generators share no range of NLL_test at these temperatures, so nothing can be said."
+        return (
+            "The two generators share no range of NLL_test at these temperatures, and neither beats the other on both."
+        )
     difference, error = found
     plain = f"NLL_oracle {before['nll_oracle']:.3f} -> {after['nll_oracle']:.3f}, "
     plain += f"NLL_test {before['nll_test']:.3f} -> {after['nll_test']:.3f}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 console = Console(stderr=True, highlight=False)
 
@@ -19,21 +20,22 @@ def track(items: Iterable[int], done: int, total: int, phase: str, note: dict[st
 
 
 def _bar(items: Iterable[int], done: int, total: int, phase: str, note: dict[str, str]) -> Iterator[int]:
+    rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # the note gives way first on a narrow terminal
     columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=13)),
+        BarColumn(16, table_column=Column(min_width=16)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("{task.fields[rate]}", table_column=Column(no_wrap=True, min_width=6)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+        TextColumn("{task.fields[note]}", table_column=rest),
     )
     begun = time.monotonic()
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task(phase, total=total, completed=done, rate="", note="")
         for n, item in enumerate(items, 1):
             yield item
             rate = (time.monotonic() - begun) / n
-            bar.update(task, advance=1, rate=f"{rate:.2f} s each", note=note.get("text", ""))
+            bar.update(task, advance=1, rate=f"{rate:.1f} s", note=note.get("text", ""))
 
 
 def _lines(items: Iterable[int], done: int, total: int, phase: str, note: dict[str, str]) -> Iterator[int]:

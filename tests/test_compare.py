@@ -70,9 +70,19 @@ def test_a_collapsed_temperature_does_not_bend_the_curve():
 
 
 def test_curves_without_a_shared_range_have_no_gap():
-    beyond = [(x + 2.001, y) for x, y in LINE]
-    assert at_equal_diversity(curve(LINE), curve(beyond)) is None
-    assert at_equal_diversity(curve(beyond), curve(LINE)) is None
+    better_beyond = [(x + 2.001, y - 2.5) for x, y in LINE]  # from 6.5 on, where ours ends at 7
+    assert at_equal_diversity(curve(LINE), curve(better_beyond)) is None
+    assert at_equal_diversity(curve(better_beyond), curve(LINE)) is None
+
+
+def test_a_curve_worse_on_both_is_beaten_without_a_shared_range():
+    """A generator worse in NLL_test and in NLL_oracle at every temperature was said not to be comparable."""
+    beyond = [(x + 2.001, y) for x, y in LINE]  # from 9 on, where ours ends at 7
+    assert at_equal_diversity(curve(LINE), curve(beyond))[0] == pytest.approx(-2.0)
+    assert at_equal_diversity(curve(beyond), curve(LINE))[0] == pytest.approx(2.0)
+
+
+def test_no_curve_and_curves_that_touch():
     assert at_equal_diversity(curve(LINE), []) is None
     touching = [(x + 2, y) for x, y in LINE]
     assert at_equal_diversity(curve(touching), curve(LINE))[0] == pytest.approx(2, abs=1e-12)
