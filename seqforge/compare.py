@@ -84,10 +84,26 @@ def read_run(run: Path) -> tuple[dict, dict]:
         raise ValueError(f"{run / 'scores.json'} or config.yaml: {e}; make it anew by: seqforge evaluate {run}") from e
 
 
-def group_of(config: dict) -> str:
-    """What a run is called in a table: its method and its reward."""
+# what may differ between the seeds of one experiment
+_OWN = {"seed", "from", "recipe", "seqforge", "threads", "device", "tensorboard", "checkpoint", "evaluate"}
+
+
+def settings_of(config: dict, prefix: str = "") -> dict[str, object]:
+    """The options of a run that make it another experiment, as flat keys."""
+    flat: dict[str, object] = {}
+    for key, value in config.items():
+        if prefix or key not in _OWN:
+            flat |= settings_of(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def group_of(config: dict, first: dict[str, dict]) -> str:
+    """What a run is called in a table: its method and reward, and what else sets it apart from the first so called."""
     reward = config.get("reward")
-    return f"{config['method']}, {reward} reward" if reward else config["method"]
+    name = f"{config['method']}, {reward} reward" if reward else str(config["method"])
+    mine, theirs = settings_of(config), first.setdefault(name, settings_of(config))
+    apart = [f"{k} {mine.get(k)}" for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
+    return f"{name} ({', '.join(apart)})" if apart else name
 
 
 def facts_of(scores: list[dict]) -> set[str]:
@@ -103,6 +119,7 @@ def compare(runs: Sequence[Path]) -> dict:
     """
     groups: dict[str, dict[int, dict]] = {}
     reference: tuple[Path, set[str]] | None = None
+    first: dict[str, dict] = {}
     for run in runs:
         config, scores = read_run(run)
         final = scores["generators"][-1]["scores"]
@@ -111,9 +128,10 @@ def compare(runs: Sequence[Path]) -> dict:
         elif facts_of(final) != reference[1]:
             a, b = min(reference[1] - facts_of(final), default="-"), min(facts_of(final) - reference[1], default="-")
             raise ValueError(f"{reference[0]} and {run} cannot be compared: {a} against {b}")
-        group = groups.setdefault(group_of(config), {})
+        name = group_of(config, first)
+        group = groups.setdefault(name, {})
         if config["seed"] in group:
-            raise ValueError(f"{run}: a second run of {group_of(config)} with seed {config['seed']}")
+            raise ValueError(f"{run}: a second run of {name} with seed {config['seed']}")
         group[config["seed"]] = scores
     return {
         "groups": {name: _summary(by_seed) for name, by_seed in groups.items()},

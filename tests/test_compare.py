@@ -149,8 +149,18 @@ def test_only_seeds_that_both_groups_have_are_paired(tmp_path):
     assert found["groups"]["seqgan, random reward"]["gap_to_pretrained"] is None
 
 
+def test_runs_of_other_settings_are_other_groups_named_by_the_difference(tmp_path):
+    """Runs of 50 and of 100 rounds were averaged as if they were seeds of one experiment."""
+    first = {"method": "seqgan", "reward": "discriminator", "seed": 1, "rounds": 50, "mle": {"epochs": 5}}
+    seen: dict = {}
+    assert group_of(first, seen) == "seqgan, discriminator reward"
+    assert group_of({**first, "seed": 2, "threads": 1, "from": "x"}, seen) == "seqgan, discriminator reward"
+    other = {**first, "rounds": 100, "mle": {"epochs": 6}}
+    assert group_of(other, seen) == "seqgan, discriminator reward (mle.epochs 6, rounds 100)"
+
+
 def test_a_run_without_reward_is_called_by_its_method(tmp_path):
-    assert group_of({"method": "mle"}) == "mle"
+    assert group_of({"method": "mle"}, {}) == "mle"
     run = make_run(tmp_path / "m", 0, curve(LINE), method="mle", reward=None)
     assert compare([run])["groups"]["mle"]["scores"]["nll_test"] == (8.0, None)
     assert compare([run])["gaps"] == []
