@@ -25,7 +25,7 @@ from rich.table import Table
 from seqforge import __version__, checkpoint, compare, corpora, evaluate, options, recipes
 from seqforge.data.corpus import Corpus, decode
 from seqforge.options import METHODS, Parser, RunConfig
-from seqforge.run import Run
+from seqforge.run import Run, pre_trained
 from seqforge.sampling import Filter, begin, chunk_rows, complete, uniform
 from seqforge.tables import out, print_comparison, print_scores
 
@@ -41,11 +41,12 @@ def train(argv: list[str]) -> int:
     method = options.known(argv[0], list(METHODS), "method")
     values = options.parse_train(method, argv[1:]).as_dict()
     recipe, given, start = values.pop("recipe"), values.pop("out"), values.pop("from")
-    config, method_config = options.build(RunConfig, values), options.build(METHODS[method][0], values)
-    facts = {"seqforge": __version__, "method": method, "recipe": recipe, "from": start}
-    threads = options.prepare(config)
-    plain = {**facts, **dataclasses.asdict(config), **dataclasses.asdict(method_config), "threads": threads}
-    corpus = corpora.load(config.data)
+    typed, method_config = options.build(RunConfig, values), options.build(METHODS[method][0], values)
+    config = options.settle(typed)
+    source = str(Path(start).resolve()) if start else None
+    facts = {"seqforge": __version__, "method": method, "recipe": recipe, "from": source}
+    plain = {**facts, **dataclasses.asdict(config), **dataclasses.asdict(method_config)}
+    corpus = corpora.load(typed.data)  # messages name files as they were typed
     _check_start(start, corpus)
     folder = Path(given) if given else _free_folder(method)
     run = Run.create(folder, plain, **_run_options(config))
@@ -75,8 +76,9 @@ def resume(argv: list[str]) -> int:
         page = page if page.is_file() else _write_report(folder)
         out.print(f"{folder} has finished; its report: {page}", markup=False, soft_wrap=True)
         return 0
-    options.prepare(config)
+    config = options.settle(config)
     corpus = corpora.load(config.data)
+    _check_data(folder, corpus)
     run = Run.resume(folder, **_run_options(config))
     if plain["from"] and not run.done:
         run.start_from(Path(plain["from"]))
@@ -84,9 +86,27 @@ def resume(argv: list[str]) -> int:
 
 
 def _run_options(config: RunConfig) -> dict[str, Any]:
-    device = options.device(config.device)
-    precision = options.precision(config.precision, device)
-    return {"seed": config.seed, "saving": config.checkpoint, "device": device, "precision": precision}
+    return {
+        "seed": config.seed,
+        "saving": config.checkpoint,
+        "device": config.device,
+        "precision": config.precision,
+    }
+
+
+def _check_data(folder: Path, corpus: Corpus) -> None:
+    """A run goes on only with the data it began with, by the digest in its log."""
+    log = folder / "log.jsonl"
+    first = log.read_text().partition("\n")[0] if log.is_file() else ""
+    try:
+        began = json.loads(first)["data"] if first else corpus.digest
+    except (ValueError, KeyError):
+        return  # cut off, or not a start record: nothing to hold it to
+    if began != corpus.digest:
+        raise ValueError(
+            f"{folder}: it began with other data (digest {began}; {corpus.source} is {corpus.digest} now); "
+            "bring the file back as it was, or train anew"
+        )
 
 
 def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, corpus: Corpus) -> int:
@@ -96,8 +116,13 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
     if config.tensorboard:
         run.tensorboard = _tensorboard(run.folder)
     if run.once("start"):
-        run.log("start", "start", data=corpus.digest, **_versions(run, plain["threads"]))
-    METHODS[plain["method"]][1](method_config, corpus, run)
+        run.log("start", "start", data=corpus.digest, **_versions(run, config.threads))
+    out.print(f"run {run.folder}", markup=False, soft_wrap=True)
+    try:
+        METHODS[plain["method"]][1](method_config, corpus, run)
+    except KeyboardInterrupt:
+        print(f"\nseqforge: interrupted; to go on: seqforge resume {run.folder}", file=sys.stderr)
+        return 130
     print("scoring the generators ...", file=sys.stderr)
     result = evaluate.evaluate(run.folder, corpus, config.evaluate)
     run.log("end", "end")
@@ -165,7 +190,7 @@ def generate(argv: list[str]) -> int:
 
 
 def evaluate_(argv: list[str]) -> int:
-    """Score a run's pre-trained and newest generator again: seqforge evaluate RUN."""
+    """Score a run's generators again, in place of its scores.json: seqforge evaluate RUN."""
     parser = Parser(prog="seqforge evaluate", description=evaluate_.__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--samples", type=int, help="sequences drawn at each temperature (default: the run's)")
@@ -177,8 +202,10 @@ def evaluate_(argv: list[str]) -> int:
     given = {k: getattr(args, k) for k in ("samples", "temperatures", "seed") if getattr(args, k) is not None}
     config = dataclasses.replace(stored.evaluate, **given)
     evaluate.find_checkpoint(args.run)  # says at once where there is nothing to score
-    options.prepare(stored)
-    result = evaluate.evaluate(args.run, corpora.load(stored.data).to(options.device(stored.device)), config)
+    stored = options.settle(stored)
+    result = evaluate.evaluate(args.run, corpora.load(stored.data).to(stored.device), config)
+    if (args.run / "report.html").is_file():
+        _write_report(args.run)
     print(json.dumps(result, indent=1)) if args.json else print_scores(result)
     return 0
 
@@ -262,8 +289,9 @@ def _check_start(start: str | None, corpus: Corpus) -> None:
     """A pre-training can be taken over only where it saw the same training data."""
     if start is None:
         return
-    evaluate.find_checkpoint(Path(start), "pre-trained")
-    other = corpora.load(options.build(RunConfig, evaluate.read_config(Path(start))).data)
+    config = evaluate.read_config(Path(start))
+    pre_trained(Path(start))
+    other = corpora.load(options.build(RunConfig, config).data)
     if other.digest != corpus.digest:
         raise ValueError(
             f"--from {start}: it was trained on other data ({other.source}, digest {other.digest}; here "
@@ -289,8 +317,10 @@ def _tensorboard(folder: Path) -> Any:
 def _versions(run: Run, threads: int) -> dict[str, Any]:
     """What ran, for the log. The commit is that of a source checkout, null for an installed wheel."""
     here = Path(__file__).parent.parent
-    git = subprocess.run(["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    commit = git.stdout.strip() if git.returncode == 0 and (here / "pyproject.toml").is_file() else None
+    commit = None
+    if shutil.which("git") and (here / "pyproject.toml").is_file():
+        git = subprocess.run(["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        commit = git.stdout.strip() or None
     return {
         "version": __version__,
         "torch": torch.__version__,

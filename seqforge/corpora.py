@@ -24,8 +24,8 @@ class DataConfig:
         oracle_embedding: embedding width of a seeded oracle (SeqGAN: 32)
         oracle_hidden: LSTM width of a seeded oracle (SeqGAN: 32)
         train_size: sequences drawn from the oracle to train on (SeqGAN: 9,984)
-        valid_size: sequences for early stopping; of a file, held out from its end
-        test_size: sequences for NLL_test; of a file, held out from its end
+        valid_size: sequences for early stopping; of a file, drawn from it by data.seed, at most a tenth
+        test_size: sequences for NLL_test; of a file, drawn from it by data.seed, at most a tenth
         seed: seed of the draw of the three sets, kept apart from --seed so that seeds of a method share their data
     """
 
@@ -67,6 +67,8 @@ def _oracle(config: DataConfig) -> Corpus:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"data.{name} is {value}, but must be at least 1")
+    if (config.vocab_size or 0) > MOST_IDS:
+        raise ValueError(f"data.vocab_size is {config.vocab_size}, but an oracle has at most {MOST_IDS} token types")
     if config.oracle_file is not None:
         oracle = load_oracle(config.oracle_file)
         if config.vocab_size not in (None, oracle.vocab_size):

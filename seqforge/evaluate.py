@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from seqforge import checkpoint
-from seqforge.compare import at_equal_diversity
+from seqforge.compare import gap_at_one, points_of
 from seqforge.data.corpus import Corpus
 from seqforge.metrics import nll
 from seqforge.metrics.score import Score
@@ -27,12 +27,12 @@ class EvaluateConfig:
 
     Args:
         samples: sequences drawn at each temperature (SeqGAN: 9,984)
-        temperatures: divisors of the logits; 1 is the model as trained, below 1 sharper (0.667 is an inverse of 1.5)
+        temperatures: divisors of the logits; 1 is the model as trained, below 1 sharper
         seed: seed of the samples
     """
 
     samples: int = 9984
-    temperatures: list[float] = field(default_factory=lambda: [1.25, 1.0, 0.8, 0.667, 0.5])
+    temperatures: list[float] = field(default_factory=lambda: [1.25, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     seed: int = SEED
 
     def __post_init__(self):
@@ -108,6 +108,8 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
             continue
         generator = load_generator(folder).to(corpus.train.ids.device)
         scores = [s.as_dict() for s in sweep(generator, corpus, config)]
+        if name == "final" and "final" not in checkpoint.tags_of(folder):
+            name = "newest"  # the run has not ended
         rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name, "scores": scores})
     result = {"generators": rows, "references": references(corpus, config), "verdict": verdict(rows)}
     part = run / ".scores.json.part"
@@ -124,48 +126,48 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
     return [{"name": "the oracle itself", "scores": [s.as_dict() for s in scores]}]
 
 
+WORDS = {-1: "The adversarial stage helped", 1: "The adversarial stage did not help"}
+
+
 def verdict(rows: list[dict]) -> str | None:
     """In a sentence: did the adversarial stage lower NLL_oracle more than a temperature does? One run, one seed."""
-    if len(rows) < 2 or not any(s["name"] == "nll_oracle" for s in rows[0]["scores"]):
+    if len(rows) < 2 or not points_of(rows[0]["scores"]):
         return None
-    found = at_equal_diversity(rows[1]["scores"], rows[0]["scores"])
-    before, after = ({s["name"]: s["value"] for s in r["scores"] if s["temperature"] == 1.0} for r in rows)
-    if found is None or not before or not after:
-        return (
-            "The two generators share no range of NLL_test at these temperatures, and neither beats the other on both."
-        )
-    difference, error = found
-    plain = f"NLL_oracle {before['nll_oracle']:.3f} -> {after['nll_oracle']:.3f}, "
-    plain += f"NLL_test {before['nll_test']:.3f} -> {after['nll_test']:.3f}"
-    low, high = difference - 1.96 * error, difference + 1.96 * error
-    if high < 0:
-        word = "The adversarial stage helped"
-    elif low > 0:
-        word = "The adversarial stage did not help"
-    else:
-        word = "The adversarial stage made no difference that this run can tell"
+    ones = [points_of(r["scores"]).get(1.0) for r in rows]
+    if ones[0] is None or ones[1] is None:
+        return "No verdict: temperature 1 is not among those evaluated."
+    plain = f"NLL_oracle {ones[0][1]:.3f} -> {ones[1][1]:.3f}, NLL_test {ones[0][0]:.3f} -> {ones[1][0]:.3f}"
+    gap = gap_at_one(rows[1]["scores"], rows[0]["scores"])
+    if gap is None:
+        return f"No verdict: {plain}, beyond what the temperatures evaluated make of the pre-trained generator."
+    low, high = gap.value - 1.96 * gap.error, gap.value + 1.96 * gap.error
+    sign = (low > 0) - (high < 0)
+    word = WORDS.get(sign, "The adversarial stage made no difference that this run can tell")
+    where = "at equal NLL_test its" if gap.kind == "equal NLL_test" else f"it is {gap.kind} counts; its"
     return (
-        f"{word}: at equal NLL_test its NLL_oracle is {difference:+.3f} nats per token (95 % interval {low:+.3f} to "
-        f"{high:+.3f}, sampling error only, one seed) against the pre-trained generator with a temperature; "
-        f"at temperature 1: {plain}."
+        f"{word}: {where} NLL_oracle is {gap.value:+.3f} nats per token (95 % interval {low:+.3f} to {high:+.3f}, "
+        f"sampling error only, one seed) against the pre-trained generator with a temperature. As they are: {plain}."
     )
 
 
-def model_card(run: Path) -> str:
-    """A README for the hub, written from what the run did and measured."""
+def model_card(run: Path, folder: Path) -> str:
+    """A README for the hub: what the run did, and what was measured of this checkpoint."""
     config = read_config(run)
     lines = ["---", "library_name: seqforge", f"tags: [text-generation, {config['method']}]", "---", ""]
     lines += [f"# {run.resolve().name}", "", f"Trained by `seqforge train {config['method']}` with this configuration:"]
     lines += ["", "```yaml", yaml.safe_dump(config, sort_keys=False).strip(), "```", ""]
     scores = run / "scores.json"
-    if scores.is_file():
-        found = json.loads(scores.read_text())
-        lines += ["| score | temperature | value | standard error | signature |", "|---|---|---|---|---|"]
-        for s in found["generators"][-1]["scores"]:
-            error = "" if s["stderr"] is None else f"{s['stderr']:.4f}"
-            sign = s["signature"].replace("|", "\\|")
-            lines.append(f"| {s['name']} | {s['temperature']} | {s['value']:.4f} {s['unit']} | {error} | {sign} |")
-        lines += ["", found["verdict"] or ""]
+    generators = json.loads(scores.read_text())["generators"] if scores.is_file() else []
+    mine = next((g for g in reversed(generators) if g["checkpoint"] == folder.name), None)
+    if mine is None:
+        return "\n".join([*lines, "Not scored.", ""])
+    lines += ["| score | temperature | value | standard error | signature |", "|---|---|---|---|---|"]
+    for s in mine["scores"]:
+        error = "" if s["stderr"] is None else f"{s['stderr']:.4f}"
+        sign = s["signature"].replace("|", "\\|")
+        lines.append(f"| {s['name']} | {s['temperature']} | {s['value']:.4f} {s['unit']} | {error} | {sign} |")
+    if mine["name"] == "final":
+        lines += ["", json.loads(scores.read_text())["verdict"] or ""]
     return "\n".join(lines) + "\n"
 
 
@@ -176,5 +178,5 @@ def export(run: Path, out: Path, wanted: str | None = None) -> Path:
     folder = find_checkpoint(run, wanted)
     load_generator(folder).save_pretrained(out)
     load_tokenizer(folder).save(str(out / "tokenizer.json"))
-    (out / "README.md").write_text(model_card(run))
+    (out / "README.md").write_text(model_card(run, folder))
     return out

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
@@ -30,8 +31,8 @@ class RunConfig:
     Args:
         seed: seed of everything random in the run except its data (see --data.seed)
         device: where to compute; auto takes a GPU if there is one
-        precision: of the discriminator's matrix products; auto is bf16 where the processor computes it natively
-        threads: CPU threads; 0 is one for each core
+        precision: of the discriminator's matrix products, training and scoring; auto is bf16 where the processor has it
+        threads: CPU threads; 0 is torch's choice, one for each core unless OMP_NUM_THREADS says otherwise
         tensorboard: also write the curves for TensorBoard, into the run folder
         data: what to train on
         checkpoint: when the run is saved
@@ -80,7 +81,7 @@ def _train_parser(method: str) -> Parser:
     config, _, purpose = METHODS[method]
     parser = Parser(prog=f"seqforge train {method}", description=f"{method}: {purpose}.")
     parser.add_argument("--recipe", help="a shipped recipe's name (see `seqforge recipes`) or a YAML file of your own")
-    parser.add_argument("--out", help="folder of the run (default: runs/METHOD-1, -2, ...)")
+    parser.add_argument("--out", help="folder of the run; without it runs/METHOD-1, -2, ...")
     parser.add_argument("--from", help="a run whose finished pre-training this one takes over, as controls do")
     parser.add_class_arguments(RunConfig, None)
     parser.add_class_arguments(config, None)
@@ -143,8 +144,10 @@ def _recipe_values(name: str, method: str) -> dict[str, Any]:
 
 
 def _expand(argv: list[str]) -> list[str]:
-    """`--data X` -> `--data.source X`."""
-    return [re.sub(r"^--data(=|$)", r"--data.source\1", a) for a in argv]
+    """`--data X` -> `--data.source X`, and `--tensorboard` alone -> `--tensorboard=true`."""
+    argv = [re.sub(r"^--data(=|$)", r"--data.source\1", a) for a in argv]
+    bare = [a == "--tensorboard" and not re.match(r"[^-]", b) for a, b in zip(argv, [*argv[1:], ""], strict=True)]
+    return [f"{a}=true" if flag else a for a, flag in zip(argv, bare, strict=True)]
 
 
 def parse_train(method: str, argv: list[str]) -> Namespace:
@@ -177,13 +180,23 @@ def precision(name: str, device: str) -> str:
     """bf16 by "auto" only where the processor computes it natively."""
     if name != "auto":
         return name
-    native = torch.cuda.is_bf16_supported() if device == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, name, lambda: False)() for name in tests)
     return "bf16" if native else "fp32"
 
 
-def prepare(config: RunConfig) -> int:
-    """Check the device and set the threads; the number in force."""
-    device(config.device)
+def settle(config: RunConfig) -> RunConfig:
+    """Every "auto" resolved and every path absolute, so that the run goes on alike from any folder; threads are set."""
+    where = device(config.device)
+    if where == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # the generator's numbers are float32's
     if config.threads:
         torch.set_num_threads(config.threads)
-    return torch.get_num_threads()
+    data = config.data
+    paths = {k: v for k in ("source", "oracle_file") if (v := getattr(data, k)) and Path(v).exists()}
+    data = dataclasses.replace(data, **{k: str(Path(v).resolve()) for k, v in paths.items() if v != "oracle"})
+    numeric = precision(config.precision, where)
+    return dataclasses.replace(config, device=where, precision=numeric, threads=torch.get_num_threads(), data=data)

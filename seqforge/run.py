@@ -54,6 +54,17 @@ def derive_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
 
 
+def pre_trained(run: Path) -> Path:
+    """The checkpoint that `--from RUN` starts from: the end of its pre-training, or of a run by likelihood alone."""
+    found = checkpoint.newest(run / "checkpoints", tag="pre-trained")
+    if found is None:
+        final = checkpoint.newest(run / "checkpoints", tag="final")
+        found = final if final and "mle" in checkpoint.load_training(final)["done"] else None
+    if found is None:
+        raise ValueError(f"--from {run}: no pre-trained checkpoint there yet; let it get further")
+    return found
+
+
 def _load(thing: Stateful, state: dict, options_too: bool) -> None:
     """Load; an optimiser that a run takes over from another keeps the step size and decay of its own configuration."""
     if isinstance(thing, torch.optim.Optimizer) and not options_too:
@@ -80,7 +91,8 @@ class Run:
         self.device, self.precision = torch.device(device), precision
         self.step = self.first_step = 0
         self.tokens = 0  # read or drawn in the generator's updates; the methods count
-        self.done: dict[str, int] = {}  # phase -> iterations finished, or marks of `once`
+        self.done: dict[str, int] = {}  # phase -> iterations finished
+        self.marks: set[str] = set()  # what `once` has let through
         self.extra_files: dict[str, str] = {}
         self.tensorboard: Any = None
         self._models: dict[str, nn.Module] = {}
@@ -116,7 +128,9 @@ class Run:
         found = checkpoint.newest(folder / "checkpoints")
         log = folder / "log.jsonl"
         if found is None:
-            warnings.warn(f"{folder}: no checkpoint yet, starting again from config.yaml", stacklevel=2)
+            damaged = len(checkpoint.every(folder / "checkpoints"))
+            what = f"none of its {damaged} checkpoints is whole" if damaged else "no checkpoint yet"
+            warnings.warn(f"{folder}: {what}, starting again from config.yaml", stacklevel=2)
             log.unlink(missing_ok=True)
             return run
         run._restore(found)
@@ -131,19 +145,17 @@ class Run:
 
     def start_from(self, other: Path) -> None:
         """Take over another run's finished pre-training: its players and its finished phases, not its random state."""
-        found = checkpoint.newest(other / "checkpoints", tag="pre-trained")
-        if found is None:
-            raise ValueError(f"--from {other}: no checkpoint of a finished pre-training there; let it get further")
+        found = pre_trained(other)
         self._restore(found)
         self.first_step = self.step
-        for mark in ("start", "pre-trained"):  # this run says what it is, and saves that point as its own
-            self.done.pop(mark, None)
+        self.marks -= {"start", "pre-trained", "measured"}  # this run says what it is, and saves that point as its own
+        self.done = dict.fromkeys(self.done, 2**31)  # taken over as it is, whatever this configuration says of it
 
     def _restore(self, found: Path) -> None:
         self._from = found
         training = checkpoint.load_training(found)
         self._restored = {"kept": training["kept"]}
-        self.step, self.done = training["step"], training["done"]
+        self.step, self.done, self.marks = training["step"], training["done"], set(training["marks"])
 
     def keep(self, name: str, thing: T) -> T:
         """Save `thing` with every checkpoint from now on; where the run goes on from one that has it, load it now."""
@@ -163,7 +175,7 @@ class Run:
             self._rngs[name] = torch.Generator().manual_seed(derive_seed(self.seed, name))
         return self._rngs[name]
 
-    def loop(self, phase: str, total: int, pre_training: bool = False) -> Iterator[int]:
+    def loop(self, phase: str, total: int) -> Iterator[int]:
         """0 .. total-1, less what is done; after each the step advances and a checkpoint is taken when one is due.
 
         torch's ambient random state, which dropout uses, is set at the start of a phase and restored on a resume.
@@ -191,8 +203,8 @@ class Run:
 
     def once(self, name: str) -> bool:
         """True the first time in the life of the run; for what stands between two loops."""
-        first = name not in self.done
-        self.done[name] = 1
+        first = name not in self.marks
+        self.marks.add(name)
         return first
 
     def log(self, phase: str, kind: str, **values: Any) -> None:
@@ -234,6 +246,7 @@ class Run:
         training = {
             "step": self.step,
             "done": dict(self.done),
+            "marks": sorted(self.marks),
             "kept": {name: thing.state_dict() for name, thing in self._kept.items()},
             "rngs": {name: rng.get_state() for name, rng in self._rngs.items()},
             "ambient": torch.get_rng_state(),

@@ -23,14 +23,24 @@ def print_scores(result: dict) -> None:
 
 
 def print_comparison(found: dict) -> None:
-    table = Table("runs", "seeds", "NLL_oracle", "NLL_test", "entropy", "gap to its pre-trained", box=None)
+    table = Table("runs", "seeds", "NLL_oracle", "NLL_test", "entropy", box=None)
     for name, g in found["groups"].items():
         cells = [_with_interval(g["scores"].get(k)) for k in ("nll_oracle", "nll_test", "entropy")]
-        table.add_row(name, str(len(g["seeds"])), *cells, _with_interval(g["gap_to_pretrained"]))
+        table.add_row(name, str(len(g["seeds"])), *cells)
     out.print(table)
-    out.print("temperature 1, nats per token, mean ± 95 % interval over seeds; gap: NLL_oracle at equal NLL_test")
+    out.print("temperature 1, nats per token, mean ± 95 % interval over seeds\n")
+    table = Table("NLL_oracle at equal NLL_test", "against", "as it is", "mean over temperatures", "seeds", box=None)
+    for name, g in found["groups"].items():
+        table.add_row(name, "its pre-trained with a temperature", *_gap_cells(g["to_pretrained"]))
     for gap in found["gaps"]:
-        out.print(f"{gap['of']} less {gap['against']}, paired by seed: {_with_interval(gap['gap'])}", markup=False)
+        table.add_row(gap["of"], f"{gap['against']} with a temperature", *_gap_cells(gap))
+    out.print(table)
+    out.print("below 0 is better; paired by seed; seeds without a shared range are not counted")
+
+
+def _gap_cells(gaps: dict) -> list[str]:
+    counted = [str(len(gaps[k]["seeds"])) for k in ("at_one", "over_range")]
+    return [_with_interval(gaps[k]["gap"]) for k in ("at_one", "over_range")] + [" and ".join(counted)]
 
 
 def _with_interval(pair: tuple[float, float | None] | None) -> str:

@@ -296,7 +296,10 @@ def test_a_checkpoint_of_another_shape(key, value, home, capsys):
     config[key] |= value
     path.write_text(yaml.safe_dump(config))
     log = Path("cut/log.jsonl").read_bytes()
-    refused(["resume", "cut"], capsys, "another shape", "there, but", "use the sizes in", changed=True)
+    words = (
+        ["other data", "bring the file back"] if key == "data" else ["another shape", "there, but", "use the sizes in"]
+    )
+    refused(["resume", "cut"], capsys, *words, changed=True)
     for folder in checkpoint.every(Path("cut/checkpoints")):
         checkpoint.verify(folder)
     assert [p.name for p in checkpoint.every(Path("cut/checkpoints"))] == ["step-3", "step-4", "step-5"]

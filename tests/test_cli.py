@@ -211,7 +211,7 @@ def test_data_is_the_source_not_a_configuration(spelt, capsys):
     argv = [*TINY, *spelt, "--data.max_length", "4", "--data.vocab_size", "9", "--out", "run"]
     assert main([*argv, "--mle.epochs", "1", "--rounds", "0"]) == 0
     data = yaml.safe_load(Path("run/config.yaml").read_text())["data"]
-    assert (data["source"], data["max_length"], data["vocab_size"]) == ("ids.txt", 4, 9)
+    assert (data["source"], data["max_length"], data["vocab_size"]) == (str(Path("ids.txt").resolve()), 4, 9)
 
 
 def test_data_before_and_after_its_keys():

@@ -5,10 +5,21 @@ import re
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from scipy import stats
 
-from seqforge.compare import at_equal_diversity, compare, frontier, group_of, mean_interval, read_run
+from seqforge.compare import (
+    best_points,
+    compare,
+    frontier,
+    gap_at_one,
+    gap_over_range,
+    group_of,
+    mean_interval,
+    read_run,
+)
+from seqforge.evaluate import EvaluateConfig
 
 
 def score(name, temperature, value, stderr=0.0, n=100):
@@ -29,63 +40,92 @@ LINE = [(8.0, 9.0), (9.0, 8.0), (10.0, 7.0)]
 
 def test_a_frontier_is_ordered_by_nll_test_and_leaves_out_what_another_point_beats():
     points = [(10.0, 7.0), (8.0, 9.0), (9.5, 9.5), (9.0, 8.0), (10.5, 8.5)]
-    x, y, e = frontier(curve(points, 0.1))
-    assert x.tolist() == [8, 9, 10]
-    assert y.tolist() == [9, 8, 7]
-    assert e.tolist() == [0.1] * 3
-    assert [len(a) for a in frontier([])] == [0, 0, 0]
+    assert sorted(p[:2] for p in best_points(curve(points, 0.1)).values()) == LINE
+    x, y, x_error, y_error = frontier(curve(LINE, 0.1))
+    assert (np.diff(x) > 0).all()
+    assert (x[0], x[-1]) == (8, 10)
+    assert y == pytest.approx(17 - x)
+    assert set(x_error) == {0.5}
+    assert set(y_error) == {0.1}
+    assert [len(a) for a in frontier([])] == [0, 0, 0, 0]
     alone = [score("nll_test", 1.0, 8.0), score("nll_oracle", 0.9, 9.0)]  # never at one temperature
-    assert [len(a) for a in frontier(alone)] == [0, 0, 0]
+    assert [len(a) for a in frontier(alone)] == [0, 0, 0, 0]
 
 
 def test_a_constant_gap_is_found_with_its_error_by_hand():
-    lower = [(x, y - 0.7) for x, y in LINE]
-    gap, error = at_equal_diversity(curve(lower, 0.3), curve(LINE, 0.4))
-    assert gap == pytest.approx(-0.7, abs=1e-12)
-    assert error == pytest.approx(0.5, abs=1e-12)
-    back, _ = at_equal_diversity(curve(LINE), curve(lower))
-    assert back == pytest.approx(0.7, abs=1e-12)
+    lower = [(x + 0.5, y - 0.7) for x, y in LINE]  # at 8.5, where the line stands at 8.5, it has 8.3
+    assert gap_over_range(curve(lower), curve(LINE)) == pytest.approx(-0.2, abs=1e-12)
+    gap = gap_at_one(curve(lower, 0.3), curve(LINE, 0.4))
+    assert (gap.value, gap.kind) == (pytest.approx(-0.2, abs=1e-12), "equal NLL_test")
+    # sampling errors .3 and .4 of NLL_oracle, and the slope 1 times those of NLL_test, .5 and .5
+    assert gap.error == pytest.approx((0.3**2 + 0.4**2 + 0.5**2 + 0.5**2) ** 0.5, abs=1e-12)
+    assert gap_over_range(curve(LINE), curve(lower)) == pytest.approx(0.2, abs=1e-12)
+
+
+def test_a_gap_beyond_the_curve_is_said_only_where_one_beats_the_other_on_both():
+    """A generator worse on both counts was once called not comparable, and then worse at "equal NLL_test"."""
+    for point, value, kind in (((11.0, 7.5), 0.5, "worse on both"), ((7.0, 8.5), -0.5, "better on both")):
+        gap = gap_at_one(curve([point]), curve(LINE))
+        assert (gap.value, gap.kind) == (pytest.approx(value), kind)
+    for point in ((11.0, 6.5), (7.0, 9.5)):
+        assert gap_at_one(curve([point]), curve(LINE)) is None
+    assert gap_at_one([], curve(LINE)) is None
+    assert gap_at_one(curve(LINE), []) is None
+
+
+def test_a_model_against_itself_with_its_logits_scaled_has_no_gap():
+    """A sharper copy of a model "helped" by .024 nats, and by .13 here: chords between the points of a bent curve."""
+    rng = torch.Generator().manual_seed(0)
+    oracle, other = torch.randn(2000, generator=rng) * 2, torch.randn(2000, generator=rng) * 2
+    # one token a sequence, so that both scores are sums; calibrated, so that sharper is worse for NLL_test
+    fits = {
+        a / 100: float(-(oracle.softmax(0) * ((oracle + other) * a / 100).log_softmax(0)).sum()) for a in range(1, 200)
+    }
+    logits = (oracle + other) * min(fits, key=fits.get)
+
+    def scores(scale):
+        out = []
+        for t in EvaluateConfig().temperatures:
+            log_q, log_p = (torch.log_softmax(a, 0) for a in (logits * scale / t, oracle))
+            test, quality = -(log_p.exp() * log_q).sum(), -(log_q.exp() * log_p).sum()
+            out += [score("nll_test", t, float(test)), score("nll_oracle", t, float(quality))]
+        return out
+
+    span = [s["value"] for s in scores(1.0) if s["name"] == "nll_oracle"]
+    assert max(span) - min(span) > 1  # a curve worth the name
+    for scale in (1.05, 1.15, 1.2, 1.3, 1.4):
+        assert abs(gap_at_one(scores(scale), scores(1.0)).value) < 0.01
+        assert abs(gap_over_range(scores(scale), scores(1.0))) < 0.01
 
 
 def test_other_temperatures_on_the_same_line_make_no_gap():
     """A temperature alone walks along the curve: lower NLL_oracle, higher NLL_test, and no gain."""
     sharper = [(8.5, 8.5), (9.25, 7.75), (9.75, 7.25)]
-    gap, _ = at_equal_diversity(curve(sharper), curve(LINE))
-    assert gap == pytest.approx(0, abs=1e-12)
+    assert gap_over_range(curve(sharper), curve(LINE)) == pytest.approx(0, abs=1e-12)
+    assert gap_at_one(curve(sharper), curve(LINE)).value == pytest.approx(0, abs=1e-12)
 
 
 def test_a_gap_that_varies_is_averaged_over_the_shared_range_only():
     """y = 17 - x against y = 26 - 2 x, shared over 8.5 to 9.5: the gap x - 9 is 0 on average; over 8.5 to 9, -0.25."""
     steep = [(8.5, 9.0), (9.5, 7.0), (11.0, 4.0)]
     flat = [(7.0, 10.0), (9.5, 7.5)]
-    assert at_equal_diversity(curve(flat), curve(steep))[0] == pytest.approx(0, abs=1e-12)
+    assert gap_over_range(curve(flat), curve(steep)) == pytest.approx(0, abs=1e-12)
     shorter = [(7.0, 10.0), (9.0, 8.0)]
-    assert at_equal_diversity(curve(shorter), curve(steep))[0] == pytest.approx(-0.25, abs=1e-12)
+    assert gap_over_range(curve(shorter), curve(steep)) == pytest.approx(-0.25, abs=1e-12)
 
 
 def test_a_collapsed_temperature_does_not_bend_the_curve():
     bent = [*LINE, (9.5, 12.0), (12.0, 7.5)]
-    gap, _ = at_equal_diversity(curve(bent), curve([(8.0, 9.0), (12.0, 5.0)]))
-    assert gap == pytest.approx(0, abs=1e-12)
+    assert gap_over_range(curve(bent), curve([(8.0, 9.0), (12.0, 5.0)])) == pytest.approx(0, abs=1e-12)
 
 
-def test_curves_without_a_shared_range_have_no_gap():
-    better_beyond = [(x + 2.001, y - 2.5) for x, y in LINE]  # from 6.5 on, where ours ends at 7
-    assert at_equal_diversity(curve(LINE), curve(better_beyond)) is None
-    assert at_equal_diversity(curve(better_beyond), curve(LINE)) is None
-
-
-def test_a_curve_worse_on_both_is_beaten_without_a_shared_range():
-    """A generator worse in NLL_test and in NLL_oracle at every temperature was said not to be comparable."""
-    beyond = [(x + 2.001, y) for x, y in LINE]  # from 9 on, where ours ends at 7
-    assert at_equal_diversity(curve(LINE), curve(beyond))[0] == pytest.approx(-2.0)
-    assert at_equal_diversity(curve(beyond), curve(LINE))[0] == pytest.approx(2.0)
-
-
-def test_no_curve_and_curves_that_touch():
-    assert at_equal_diversity(curve(LINE), []) is None
+def test_curves_without_a_shared_range_have_no_mean_gap():
+    beyond = [(x + 2.001, y) for x, y in LINE]
+    assert gap_over_range(curve(LINE), curve(beyond)) is None
+    assert gap_over_range(curve(beyond), curve(LINE)) is None
+    assert gap_over_range(curve(LINE), []) is None
     touching = [(x + 2, y) for x, y in LINE]
-    assert at_equal_diversity(curve(touching), curve(LINE))[0] == pytest.approx(2, abs=1e-12)
+    assert gap_over_range(curve(touching), curve(LINE)) == pytest.approx(2, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 11, 12, 16, 21, 31, 100])
@@ -132,21 +172,24 @@ def test_groups_of_runs_with_intervals_and_gaps_paired_by_seed(tmp_path):
     group = found["groups"]["seqgan, discriminator reward"]
     assert group["seeds"] == [0, 1, 2]
     half = 4.303 * 0.2 / 3**0.5  # standard deviation of 0.3, 0.5, 0.1
-    assert group["gap_to_pretrained"] == pytest.approx((-0.3, half), rel=1e-3)
+    for gaps in group["to_pretrained"].values():
+        assert gaps["seeds"] == [0, 1, 2]
+        assert gaps["gap"] == pytest.approx((-0.3, half), rel=1e-3)
     assert group["scores"]["nll_oracle"] == pytest.approx((9.0 - 0.3, half), rel=1e-3)  # at temperature 1 alone
     assert group["scores"]["nll_test"] == pytest.approx((8.0, 0.0))
     (gap,) = found["gaps"]
-    assert (gap["of"], gap["against"], gap["seeds"]) == (*found["groups"], [0, 1, 2])
-    assert gap["gap"] == pytest.approx((-0.1, 4.303 * 0.1 / 3**0.5), rel=1e-3)  # differences -0.1, -0.2, 0
+    assert (gap["of"], gap["against"]) == tuple(found["groups"])
+    for gaps in (gap["at_one"], gap["over_range"]):
+        assert gaps["seeds"] == [0, 1, 2]
+        assert gaps["gap"] == pytest.approx((-0.1, 4.303 * 0.1 / 3**0.5), rel=1e-3)  # differences -0.1, -0.2, 0
 
 
 def test_only_seeds_that_both_groups_have_are_paired(tmp_path):
     runs = [make_run(tmp_path / f"a{s}", s, curve(lowered(0.1 * s)), curve(LINE)) for s in (1, 2)]
     runs += [make_run(tmp_path / f"b{s}", s, curve(LINE), reward="random") for s in (2, 3)]
     found = compare(runs)
-    assert found["gaps"][0]["seeds"] == [2]
-    assert found["gaps"][0]["gap"] == (pytest.approx(-0.2), None)
-    assert found["groups"]["seqgan, random reward"]["gap_to_pretrained"] is None
+    assert found["gaps"][0]["at_one"] == {"seeds": [2], "gap": (pytest.approx(-0.2), None)}
+    assert found["groups"]["seqgan, random reward"]["to_pretrained"]["at_one"] == {"seeds": [], "gap": None}
 
 
 def test_runs_of_other_settings_are_other_groups_named_by_the_difference(tmp_path):

@@ -252,3 +252,11 @@ def test_a_saved_generator_comes_back_whole_without_a_network(tmp_path, monkeypa
     noise = uniform((6, 8), rng(11))
     assert not found.training
     assert torch.equal(sample(saved, noise).ids, sample(found, noise).ids)
+
+
+def test_the_lstm_stays_in_training_mode_for_cudnn():
+    """cuDNN refuses a backward pass through an LSTM in eval mode, where the policy gradient takes one."""
+    generator = LSTMGenerator(5, dropout=0.5).eval()
+    assert generator.lstm.training
+    assert not generator.drop.training
+    assert generator.lstm.dropout == 0

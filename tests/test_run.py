@@ -11,6 +11,7 @@ import yaml
 
 from seqforge import checkpoint, report, run
 from seqforge.cli import main
+from seqforge.evaluate import load_generator
 from seqforge.run import CheckpointConfig, Run, derive_seed
 
 TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--mle.epochs", "3", "--rounds", "2"]
@@ -199,3 +200,64 @@ def test_a_run_from_another_keeps_its_own_step_sizes(tmp_path):
     steps = saved["discriminator.optimizer"]["state"][0]["step"]
     before = checkpoint.load_training(checkpoint.newest(first / "checkpoints", "pre-trained"))["kept"]
     assert steps > before["discriminator.optimizer"]["state"][0]["step"] > 0  # its moments were taken over
+
+
+def test_a_taken_over_pre_training_is_not_gone_on_with(tmp_path):
+    """`--from` with more epochs trained further, and a control got another generator than its run."""
+    first, then = tmp_path / "first", tmp_path / "then"
+    tiny = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--rounds", "1"]
+    assert main([*tiny, "--out", str(first)]) == 0
+    assert main([*tiny, "--out", str(then), "--from", str(first), "--mle.epochs", "9", "--d_pretrain", "6"]) == 0
+    phases = [json.loads(line)["phase"] for line in (then / "log.jsonl").read_text().splitlines()]
+    assert "discriminator" not in phases
+    assert phases.count("mle") == 1  # the measurement of the pre-trained generator
+
+
+def test_a_run_by_likelihood_is_a_pre_training(tmp_path):
+    tiny = ["--data.vocab_size", "9", "--data.max_length", "4", "--data.train_size", "64", "--data.valid_size", "32"]
+    tiny += ["--data.test_size", "32", "--generator.hidden", "4", "--evaluate.samples", "20", "--mle.epochs", "2"]
+    assert main(["train", "mle", *tiny, "--out", str(tmp_path / "mle")]) == 0
+    small = [
+        "--discriminator.widths",
+        "[1,2]",
+        "--discriminator.filters",
+        "[3,3]",
+        "--rounds",
+        "1",
+        "--d_pretrain",
+        "1",
+    ]
+    small += ["--rollouts", "2", "--d_steps", "1", "--d_epochs", "1", "--from", str(tmp_path / "mle")]
+    assert main(["train", "seqgan", *tiny, *small, "--out", str(tmp_path / "gan")]) == 0
+    weights = [
+        load_generator(checkpoint.newest(tmp_path / name / "checkpoints", tag)).state_dict()
+        for name, tag in (("mle", "final"), ("gan", "pre-trained"))
+    ]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_a_run_goes_on_only_with_the_data_it_began_with(tmp_path, capsys):
+    file, run = tmp_path / "ids.txt", tmp_path / "run"
+    file.write_text("1 2 3 4\n2 3 1 0\n" * 40)
+    argv = ["train", "mle", "--data", str(file), "--data.max_length", "4", "--mle.epochs", "1", "--out", str(run)]
+    assert main(argv) == 0
+    log = run / "log.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))  # as if it had not ended
+    file.write_text("1 2 3 4\n2 3 1 1\n" * 40)
+    assert main(["resume", str(run)]) == 2
+    assert "it began with other data" in capsys.readouterr().err
+
+
+def test_training_needs_no_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert (
+        main(["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--rounds", "0", "--out", str(tmp_path / "r")]) == 0
+    )
+
+
+def test_a_constant_reward_with_a_baseline_is_refused(tmp_path, capsys):
+    """Every advantage was 0, and the verdict "made no difference" read like a finding."""
+    argv = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--reward", "constant", "--baseline", "step"]
+    assert main([*argv, "--out", str(tmp_path / "r")]) == 2
+    assert "--baseline none" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()

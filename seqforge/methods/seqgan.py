@@ -92,6 +92,11 @@ class SeqGANConfig:
         for name in ("lr", "clip", "d_lr"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        if self.reward == "constant" and self.baseline != "none" and self.rounds and not self.teacher_forcing:
+            raise ValueError(
+                f"reward constant with baseline {self.baseline} leaves no gradient at all; use --baseline none, or "
+                "--reward shuffled"
+            )
         if not 0 <= self.rollout_lag < 1:
             raise ValueError(f"rollout_lag is {self.rollout_lag}, but must lie in [0, 1)")
         for name in ("d_l2", "d_weight_decay"):

@@ -101,6 +101,11 @@ class LSTMGenerator(
         """The generator a run's configuration names."""
         return cls(vocab_size, **asdict(config), eos_id=eos_id, start_id=start_id, seed=seed)
 
+    def train(self, mode: bool = True) -> LSTMGenerator:
+        super().train(mode)
+        self.lstm.train()  # cuDNN refuses a backward pass in eval mode; the only dropout here is self.drop
+        return self
+
     def start(self, batch: int, context: object = None) -> tuple[Tensor, State]:
         hidden, state = self.start_hidden(batch, context)
         return self.head(hidden), state
