@@ -325,7 +325,7 @@ def test_scores_that_were_spoilt(home, capsys):
 def test_from_a_run_whose_pre_training_goes_on(home, capsys):
     shutil.rmtree("cut/checkpoints/step-4")
     argv = [*TINY, "--out", "new", "--from", "cut"]
-    refused(argv, capsys, "cut", "pre-trained", "train longer")
+    refused(argv, capsys, "cut", "no pre-trained checkpoint there yet", "let it get further")
 
 
 def test_from_a_folder_that_is_no_run(home, capsys):
@@ -387,9 +387,12 @@ def test_compare_what_cannot_be_compared(home, capsys):
     refused(["compare", "done", "done"], capsys, "done", "seed 0")
     refused(["compare", "cut"], capsys, "cut", "no scores.json", "seqforge evaluate cut")
     assert main(["evaluate", "cut", "--samples", "99"]) == 0
-    config = yaml.safe_load(Path("cut/config.yaml").read_text())
-    Path("cut/config.yaml").write_text(yaml.safe_dump({**config, "seed": 1}))
-    refused(["compare", "done", "cut"], capsys, "cannot be compared", "n:256", "n:99")
+    refused(["compare", "done", "cut"], capsys, "cut cannot be compared", "seqforge resume cut")
+    shutil.copytree("done", "other")
+    assert main(["evaluate", "other", "--samples", "99"]) == 0
+    config = yaml.safe_load(Path("other/config.yaml").read_text())
+    Path("other/config.yaml").write_text(yaml.safe_dump({**config, "seed": 1}))
+    refused(["compare", "done", "other"], capsys, "cannot be compared", "n:256", "n:99")
 
 
 @pytest.mark.parametrize("out", ["done", "done/config.yaml"])

@@ -43,7 +43,11 @@ def test_every_command_runs(elsewhere, capsys):
             command = [*command, "--rounds", "2"] if "--rounds" in command else command
         assert main(command) == 0, command
     assert (elsewhere / "runs" / "mine" / "report.html").is_file()
-    assert "equal NLL_test" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "equal NLL_test" in printed
+    paired = [line for line in printed.splitlines() if "reward with a temperature" in line]
+    assert paired  # the control is a group of its own ...
+    assert "and 1" in paired[0]  # ... with the run's seed, so that the two pair
 
 
 def test_the_make_targets_it_names_exist():
