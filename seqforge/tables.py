@@ -29,13 +29,17 @@ def print_comparison(found: dict) -> None:
         table.add_row(name, str(len(g["seeds"])), *cells)
     out.print(table)
     out.print("temperature 1, nats per token, mean ± 95 % interval over seeds\n")
-    table = Table("NLL_oracle at equal NLL_test", "against", "as it is", "mean over temperatures", "seeds", box=None)
+    out.print("NLL_oracle at equal NLL_test, less that of:")
+    table = Table("runs", "against", "as it is", "over temperatures", "seeds", box=None)
     for name, g in found["groups"].items():
-        table.add_row(name, "its pre-trained with a temperature", *_gap_cells(g["to_pretrained"]))
+        table.add_row(name, "its pre-trained", *_gap_cells(g["to_pretrained"]))
     for gap in found["gaps"]:
-        table.add_row(gap["of"], f"{gap['against']} with a temperature", *_gap_cells(gap))
+        table.add_row(gap["of"], gap["against"], *_gap_cells(gap))
     out.print(table)
-    out.print("below 0 is better; paired by seed; seeds without a shared range are not counted")
+    out.print(
+        "below 0 is better; the other side takes the temperature that gives it the same NLL_test; paired by seed, seeds "
+        "without a shared range not counted"
+    )
 
 
 def _gap_cells(gaps: dict) -> list[str]:

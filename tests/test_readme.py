@@ -1,5 +1,6 @@
 """What the README says, runs: its Python example as it stands, its commands with the tests' recipe for the demo's."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -43,11 +44,11 @@ def test_every_command_runs(elsewhere, capsys):
             command = [*command, "--rounds", "2"] if "--rounds" in command else command
         assert main(command) == 0, command
     assert (elsewhere / "runs" / "mine" / "report.html").is_file()
-    printed = capsys.readouterr().out
-    assert "equal NLL_test" in printed
-    paired = [line for line in printed.splitlines() if "reward with a temperature" in line]
-    assert paired  # the control is a group of its own ...
-    assert "and 1" in paired[0]  # ... with the run's seed, so that the two pair
+    assert "equal NLL_test" in capsys.readouterr().out
+    assert main(["compare", "runs/mine", "runs/control", "--json"]) == 0
+    (gap,) = json.loads(capsys.readouterr().out)["gaps"]
+    assert gap["against"] == "seqgan, shuffled reward"
+    assert gap["at_one"]["seeds"] == [1] or gap["over_range"]["seeds"] == [1]  # the same seed, so that they pair
 
 
 def test_the_make_targets_it_names_exist():
