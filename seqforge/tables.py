@@ -37,8 +37,8 @@ def print_comparison(found: dict) -> None:
         table.add_row(gap["of"], gap["against"], *_gap_cells(gap))
     out.print(table)
     out.print(
-        "below 0 is better; the other side takes the temperature that gives it the same NLL_test; paired by seed, seeds "
-        "without a shared range not counted"
+        "below 0 is better; the other side takes the temperature that gives it the same NLL_test; paired by seed, "
+        "seeds without a shared range not counted"
     )
 
 
