@@ -27,7 +27,11 @@ def compare_png(runs: Sequence[Path], out: Path) -> Path:
             raise ValueError(
                 f"{runs[0]}: no run measured NLL_oracle and NLL_test while it trained; set --monitor.every"
             )
+        axes.margins(0.3)
+        axes.autoscale_view()
+        limits = axes.axis()  # the paths fill the picture; of the temperatures only what passes there
         _draw_temperatures(axes, folders[0])
+        axes.axis(limits)
         axes.set_xlabel("NLL_test (nats per token): lower covers more of the data", color=PAPER.ink)
         axes.set_ylabel("NLL_oracle (nats per token): lower is better quality", color=PAPER.ink)
         axes.legend(frameon=False, labelcolor=PAPER.ink)
