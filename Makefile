@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 
 .PHONY: demo test slow check bench clean
-demo: $(STAMP)  ## train SeqGAN on a synthetic oracle, about three minutes
+demo: $(STAMP)  ## train SeqGAN on a synthetic oracle, about a minute beside the installation
 	$(BIN)/seqforge train seqgan --recipe demo --out runs/demo$(if $(wildcard runs/demo),-$(shell date +%H%M%S))
 
 test: $(STAMP)  ## the fast tests

@@ -40,13 +40,19 @@ def _bar(items: Iterable[int], done: int, total: int, phase: str, note: dict[str
 
 def _lines(items: Iterable[int], done: int, total: int, phase: str, note: dict[str, str]) -> Iterator[int]:
     begun = said = time.monotonic()
-    for n, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - said > 10 or done + n == total:
-            said = now
-            left = (now - begun) / n * (total - done - n)
-            print(f"{phase} {done + n}/{total}, {_clock(left)} left  {note.get('text', '')}", file=sys.stderr)
+    n = 0
+    try:
+        for n, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if now - said > 10:
+                said = now
+                left = (now - begun) / n * (total - done - n)
+                print(f"{phase} {done + n}/{total}, {_clock(left)} left  {note.get('text', '')}", file=sys.stderr)
+    finally:  # the end, early or not
+        if n:
+            took = _clock(time.monotonic() - begun)
+            print(f"{phase} {done + n}/{total} in {took}  {note.get('text', '')}", file=sys.stderr)
 
 
 def _clock(seconds: float) -> str:
