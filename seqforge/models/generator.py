@@ -77,27 +77,28 @@ class _WeightedNLL(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor, weight: Tensor):
         rows = max(16, CACHE_FLOATS // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
         need = any(ctx.needs_input_grad[:3])
-        logp = _full(hidden.new_empty(hidden.shape[0]))
+        chosen = _full(hidden.new_empty(hidden.shape[0]))  # probability of each target
         d_hidden = torch.empty_like(hidden) if need else None
         weight = weight.to(kernel.dtype)
         weighted = torch.cat(
             [hidden * weight[:, None], weight[:, None]], dim=1
         )  # (N,H+1): the last column is the bias's
         d_head = kernel.new_zeros(kernel.shape[0], kernel.shape[1] + 1)
+        minus_one = chosen.new_full((rows, 1), -1.0)
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
-            logits = _full(torch.addmm(bias, hidden[part], kernel.t()))
-            p = torch.softmax(logits, dim=-1)
+            p = torch.softmax(_full(torch.addmm(bias, hidden[part], kernel.t())), dim=-1)
             at = targets[part, None]
-            chosen = p.gather(1, at).squeeze(1)
-            logp[part] = chosen.log()
-            lost = (chosen < torch.finfo(p.dtype).tiny).nonzero().squeeze(1)  # softmax underflows below -87.3 nats
-            if len(lost):
-                logp[lo + lost] = torch.log_softmax(logits[lost], dim=-1).gather(1, at[lost]).squeeze(1)
+            chosen[part] = p.gather(1, at).squeeze(1)
             if d_hidden is not None:
-                delta = p.scatter_add_(1, at, p.new_full(at.shape, -1.0)).to(kernel.dtype)  # d(-log p)/dlogits
+                delta = p.scatter_add_(1, at, minus_one[: len(at)]).to(kernel.dtype)  # d(-log p)/dlogits
                 torch.mm(delta, kernel, out=d_hidden[part])
                 d_head.addmm_(delta.t(), weighted[part])
+        logp = chosen.log()
+        lost = (chosen < torch.finfo(chosen.dtype).tiny).nonzero().squeeze(1)  # softmax underflows below -87.3 nats
+        if len(lost):
+            logits = _full(torch.addmm(bias, hidden[lost], kernel.t()))
+            logp[lost] = torch.log_softmax(logits, dim=-1).gather(1, targets[lost, None]).squeeze(1)
         if d_hidden is not None:
             ctx.save_for_backward(d_hidden.mul_(weight[:, None]), d_head[:, :-1], d_head[:, -1])
         ctx.mark_non_differentiable(logp)
