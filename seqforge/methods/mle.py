@@ -50,8 +50,6 @@ class MLEConfig:
         for name, least in (("epochs", 0), ("batch", 1), ("patience", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"mle.{name} is {getattr(self, name)}, but must be at least {least}")
-        if self.weight_decay < 0:
-            raise ValueError(f"mle.weight_decay is {self.weight_decay}, but must be 0 or more")
         for name in ("lr", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"mle.{name} is {getattr(self, name)}, but must be above 0")
