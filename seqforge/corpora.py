@@ -1,14 +1,28 @@
-"""From `--data` to a corpus: an oracle's world, or a file of token ids."""
+"""From `--data` to a corpus: an oracle's world, the grammar that ships, or a person's own files."""
 
+import dataclasses
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
+import numpy as np
 import torch
+from tokenizers import Tokenizer
 
-from seqforge.data.corpus import Corpus, Split, ids_tokenizer, read_id_file
+from seqforge.data import fetch, tokens
+from seqforge.data.corpus import Corpus, Split, ids_tokenizer
+from seqforge.data.pack import Lengths, Overlong, choose_lengths, pack
+from seqforge.data.published import CORPORA
+from seqforge.data.readers import Document, Format, OnError, folder_files, read
+from seqforge.grammars import demo_grammar
 from seqforge.oracles import load_oracle, oracle_corpus, seeded_oracle
 
 MOST_IDS = 1_000_000  # a stray number must not size the tables
+MOST_TYPES = 20_000  # of a vocabulary whose size is not given (ScratchGAN's)
+WORLDS = ("oracle", "demo")  # sources that are no paths
+FEW = 500  # training sequences below which a warning says so
+ENOUGH_FOR_UNKNOWN = 20_000  # words from which types seen once become the unknown token, so that it is learned at all
 
 
 @dataclass(frozen=True)
@@ -16,22 +30,49 @@ class DataConfig:
     """What to train on. `--data X` is short for `--data.source X`.
 
     Args:
-        source: "oracle" (the synthetic benchmark), or a file of token ids, one sequence a line
-        max_length: tokens of the longest sequence; on the oracle, of every sequence (SeqGAN: 20)
-        vocab_size: token types; for a file of ids, by default its largest id + 1
+        source: a file of your own (text, JSON, JSONL, CSV, Parquet, token ids; .gz of each), a folder with train, valid
+            and test files, hf:DATASET, the name of a published corpus (`seqforge data get`), "demo" (sentences of a
+            grammar that ships), or "oracle" (synthetic benchmark)
+        format: how the file is read; auto finds it from content and name
+        column: field or column that holds the text; by default the usual names
+        on_error: skip leaves out what cannot be read, and counts it
+        valid: file of sequences for early stopping; by default a tenth of the source, at most valid_size
+        test: file of sequences for the figures; by default a tenth of the source, at most test_size
+        limit: read at most so many training sequences; 0 reads all
+        tokenizer: word, punct (punctuation apart), char, bpe, ids, or a tokenizer.json; auto looks at the text
+        vocab_size: token types, end and unknown included; by default all of a text up to 20,000 (bpe: 4,096), of ids
+            the largest + 1, of an oracle 5,000
+        min_frequency: rarer types become the unknown token; by default 2, in small texts 1
+        lowercase: read text as lower case
+        eos_token: name of the end token
+        unk_token: name of the unknown token
+        max_length: tokens of the longest sequence, end token included; by default that of the text, an oracle's 20
+        overlong: longer sequences stop the reading, are cut, or are left out; auto cuts where max_length is not given
         oracle_file: the authors' oracle parameters (target_params_py3.pkl), in place of a seeded oracle
         oracle_seed: seed of the oracle's own parameters where no file is given
         oracle_embedding: embedding width of a seeded oracle (SeqGAN: 32)
         oracle_hidden: LSTM width of a seeded oracle (SeqGAN: 32)
-        train_size: sequences drawn from the oracle to train on (SeqGAN: 9,984)
+        train_size: sequences drawn from an oracle or the demo grammar to train on (SeqGAN: 9,984)
         valid_size: sequences for early stopping; of a file, drawn from it by data.seed, at most a tenth
-        test_size: sequences for NLL_test; of a file, drawn from it by data.seed, at most a tenth
+        test_size: sequences for the figures; of a file, drawn from it by data.seed, at most a tenth
         seed: seed of the draw of the three sets, kept apart from --seed so that seeds of a method share their data
     """
 
     source: str = "oracle"
-    max_length: int = 20
+    format: Format = "auto"
+    column: str | None = None
+    on_error: OnError = "stop"
+    valid: str | None = None
+    test: str | None = None
+    limit: int = 0
+    tokenizer: str = "auto"
     vocab_size: int | None = None
+    min_frequency: int | None = None
+    lowercase: bool = False
+    eos_token: str = "<eos>"
+    unk_token: str = "<unk>"
+    max_length: int | None = None
+    overlong: Overlong = "auto"
     oracle_file: str | None = None
     oracle_seed: int = 0
     oracle_embedding: int = 32
@@ -42,31 +83,70 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("max_length", "train_size", "valid_size", "test_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} is {getattr(self, name)}, but must be at least 1")
+        least = {"max_length": 1, "vocab_size": 1, "train_size": 1, "valid_size": 1, "test_size": 1, "limit": 0}
+        for name, low in {**least, "min_frequency": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"data.{name} is {value}, but must be at least {low}")
         for name in ("seed", "oracle_seed"):
             if not 0 <= getattr(self, name) < 2**61:  # the three sets take seeds of their own, up to 3 * seed + 2
                 raise ValueError(f"data.{name} is {getattr(self, name)}, but must lie between 0 and 2^61 - 1")
+        if not self.eos_token or self.eos_token == self.unk_token or self.eos_token.split() != [self.eos_token]:
+            raise ValueError(f"data.eos_token is {self.eos_token!r}; give a word of its own, other than data.unk_token")
 
 
 def load(config: DataConfig) -> Corpus:
     """The corpus that a configuration names. Raises ValueError naming the value and the remedy."""
+    return _oracle(config) if config.source == "oracle" else documents_and_corpus(config)[1]
+
+
+def documents_and_corpus(config: DataConfig) -> tuple[dict[str, Document], Corpus]:
+    """What was read, by train, valid and test where each has a file, and the corpus made of it. Not of an oracle."""
+    if config.source == "demo":
+        return _demo(config)
+    documents = {name: read_document(path, config) for name, path in find_files(config).items()}
+    return documents, build(documents, config)
+
+
+def effective(config: DataConfig, corpus: Corpus) -> DataConfig:
+    """The configuration with what was found in the data: it gives the same corpus again."""
     if config.source == "oracle":
-        return _oracle(config)
+        return dataclasses.replace(config, max_length=corpus.max_length, vocab_size=corpus.vocab_size)
+    overlong = "truncate" if config.overlong == "auto" and config.max_length is None else config.overlong
+    kind = config.tokenizer if config.tokenizer != "auto" else corpus.kind
+    return dataclasses.replace(config, max_length=corpus.max_length, overlong=overlong, tokenizer=kind)
+
+
+def find_files(config: DataConfig) -> dict[str, str]:
+    """train, and valid and test where there are files of them."""
     path = Path(config.source)
+    if config.source in CORPORA and not path.exists():
+        path = fetch.get(config.source, offline=True)  # says how to get it where it is not in the cache
     if path.is_dir():
-        raise ValueError(f"--data {path}: is a folder; give a file of token ids, one sequence a line, or `oracle`")
-    if not path.is_file():
-        raise ValueError(f"--data {path}: no such file; give a file of token ids, one sequence a line, or `oracle`")
-    return _id_file(path, config)
+        files = {k: str(v) for k, v in folder_files(path).items() if k != "glove"}
+    elif config.source.startswith("hf:") or path.exists():
+        files = {"train": str(path) if path.exists() else config.source}
+    else:
+        raise ValueError(
+            f"--data {config.source}: no such file; give a file or folder of your sequences, `demo`, or `oracle`"
+        )
+    given = {name: getattr(config, name) for name in ("valid", "test") if getattr(config, name)}
+    return {**files, **given}
+
+
+def read_document(path: str, config: DataConfig) -> Document:
+    """Read one file; what was left out is told in a warning."""
+    document = read(path, config.format, config.column, config.on_error, config.limit or None)
+    for reason, count in document.skipped.items():
+        first = document.first_skipped[reason]
+        warnings.warn(f"{path}: left out {count} x {reason} (the first: {first})", stacklevel=2)
+    return document
 
 
 def _oracle(config: DataConfig) -> Corpus:
-    for name in ("vocab_size", "oracle_embedding", "oracle_hidden"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ValueError(f"data.{name} is {value}, but must be at least 1")
+    for name in ("oracle_embedding", "oracle_hidden"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"data.{name} is {getattr(config, name)}, but must be at least 1")
     if (config.vocab_size or 0) > MOST_IDS:
         raise ValueError(f"data.vocab_size is {config.vocab_size}, but an oracle has at most {MOST_IDS} token types")
     if config.oracle_file is not None:
@@ -81,36 +161,167 @@ def _oracle(config: DataConfig) -> Corpus:
             config.oracle_seed, config.vocab_size or 5000, config.oracle_embedding, config.oracle_hidden
         )
     sizes = (config.train_size, config.valid_size, config.test_size)
-    return oracle_corpus(oracle, sizes, config.max_length, config.seed)
+    return oracle_corpus(oracle, sizes, config.max_length or 20, config.seed)
 
 
-def _id_file(path: Path, config: DataConfig) -> Corpus:
-    whole = read_id_file(path, config.vocab_size, config.max_length)
-    if bool((whole.lengths != config.max_length).any()):
-        short = int((whole.lengths != config.max_length).nonzero()[0])
-        raise ValueError(
-            f"{path}:{short + 1}: {int(whole.lengths[short])} tokens, but sequences of ids have no end token and must "
-            f"all have --data.max_length {config.max_length} tokens"
-        )
-    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(config.seed))
-    held = min(config.valid_size, len(whole) // 10), min(config.test_size, len(whole) // 10)
-    if min(held) < 1:
-        raise ValueError(f"{path}: {len(whole)} sequences; at least 10 are needed to hold some out")
-    valid, test, train = order.split([*held, len(whole) - sum(held)])
-    vocab_size = config.vocab_size or int(whole.ids.max()) + 1
-    if config.vocab_size is None and vocab_size > MOST_IDS:
-        raise ValueError(
-            f"{path}: its largest id is {vocab_size - 1}, a vocabulary beyond {MOST_IDS}; if that is meant, give "
-            f"--data.vocab_size {vocab_size}"
-        )
-    splits: list[Split] = [whole[rows] for rows in (train, valid, test)]
+def _demo(config: DataConfig) -> tuple[dict[str, Document], Corpus]:
+    """Sentences of the grammar that ships; the grammar itself is the judge of what a generator writes."""
+    grammar = demo_grammar()
+    sizes = {"train": config.train_size, "valid": config.valid_size, "test": config.test_size}
+    documents = {}
+    for stream, (name, n) in enumerate(sizes.items()):
+        texts = [" ".join(words) for words in grammar.sample(n, seed=config.seed * 3 + stream)]
+        numbers = list(range(1, n + 1))
+        documents[name] = Document(f"demo {name}", "lines", texts, numbers, None, {}, {})
+    config = dataclasses.replace(config, max_length=config.max_length or grammar.longest + 1)
+    corpus = build(documents, config, whole_vocabulary=[" ".join(grammar.words)])
+    return documents, dataclasses.replace(corpus, source=f"demo:{corpus.digest}", judge=grammar)
+
+
+def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: list[str] | None = None) -> Corpus:
+    """The corpus of what was read: tokenised, split and packed. The vocabulary is that of the training set alone.
+
+    whole_vocabulary: texts that hold every type there can be, where that is known.
+    """
+    train = documents["train"]
+    parts = _split(documents, config)
+    kind, blanks = _kind_of(train, config)
+    texts = {name: [documents[source].texts[i] for i in rows] for name, (source, rows) in parts.items()}
+    learn_from = texts["train"] + (whole_vocabulary or [])
+    tokenizer, eos_id, encoded = _tokenize(kind, blanks, documents, parts, texts, learn_from, config)
+    fit = choose_lengths(encoded["train"].lengths, config.max_length, config.overlong, eos_id is not None)
+    splits = {}
+    for name, (source, rows) in parts.items():
+        place = _placer(documents[source], rows)
+        splits[name], _ = pack(encoded[name], eos_id, fit, place, f"{documents[source].path} ({name})")
+        if not len(splits[name]):
+            raise ValueError(f"{documents[source].path}: no {name} sequence is left; raise --data.max_length")
+    _warn_if_few(train, splits)
     return Corpus(
-        *splits,
-        vocab_size=vocab_size,
-        max_length=config.max_length,
-        start_id=0,
-        eos_id=None,
-        tokenizer=ids_tokenizer(vocab_size),
-        source=f"ids:{path.name}",
-        digest=splits[0].digest(),
+        **splits,
+        vocab_size=tokenizer.get_vocab_size(),
+        max_length=fit.longest,
+        start_id=0 if eos_id is None else eos_id,
+        eos_id=eos_id,
+        tokenizer=tokenizer,
+        source=f"{train.format}:{Path(train.path).name}",
+        digest=splits["train"].digest(),
+        kind=kind,
+        unk_id=tokenizer.token_to_id(config.unk_token) if eos_id is not None and kind != "ids" else None,
     )
+
+
+Parts = dict[str, tuple[str, list[int]]]  # of train, valid, test: which document, and its rows
+
+
+def _split(documents: dict[str, Document], config: DataConfig) -> Parts:
+    """Which sequences go where. What has no file of its own is drawn from the training file."""
+    whole = len(documents["train"].texts)
+    rows = torch.randperm(whole, generator=torch.Generator().manual_seed(config.seed)).tolist()
+    parts: Parts = {}
+    for name, most in (("valid", config.valid_size), ("test", config.test_size)):
+        if name in documents:
+            parts[name] = (name, list(range(len(documents[name].texts))))
+            continue
+        held = min(most, whole // 10)
+        if held < 1:
+            raise ValueError(
+                f"{documents['train'].path}: {whole} sequences; at least 10 are needed to hold some out (or give "
+                f"--data.{name} FILE)"
+            )
+        parts[name], rows = ("train", rows[:held]), rows[held:]
+    return {"train": ("train", rows), **parts}
+
+
+def _kind_of(document: Document, config: DataConfig) -> tuple[str, bool]:
+    """word, punct, char, bpe, ids or a path, and whether blanks count."""
+    if config.tokenizer != "auto":
+        known = (*get_args(tokens.Kind), "ids")
+        if config.tokenizer not in known and not Path(config.tokenizer).is_file():
+            raise ValueError(
+                f"data.tokenizer is {config.tokenizer!r}, but must be auto, {', '.join(known)}, or a tokenizer.json"
+            )
+        return config.tokenizer, config.tokenizer != "char" or tokens.choose_kind(document.texts)[1]
+    if document.format == "ids":
+        return "ids", True
+    return ("word", True) if document.format == "json" else tokens.choose_kind(document.texts)  # ScratchGAN's is split
+
+
+def _tokenize(
+    kind: str,
+    blanks: bool,
+    documents: dict[str, Document],
+    parts: Parts,
+    texts: dict[str, list[str]],
+    learn_from: list[str],
+    config: DataConfig,
+) -> tuple[Tokenizer, int | None, dict[str, tokens.Encoded]]:
+    """The tokenizer, its end token, and the ids of every part."""
+    places = {name: _placer(documents[source], rows) for name, (source, rows) in parts.items()}
+    if kind == "ids":
+        return _tokenize_ids(texts, places, documents["train"].path, config)
+    if kind in get_args(tokens.Kind):
+        frequency = 1 if config.source == "demo" else frequency_of(config, learn_from, kind)
+        size = config.vocab_size or (None if kind == "bpe" else MOST_TYPES)
+        names = (config.eos_token, config.unk_token)
+        tokenizer = tokens.train_tokenizer(kind, learn_from, size, frequency, *names, config.lowercase, blanks)  # type: ignore[arg-type]
+        eos_id = 0
+    else:
+        tokenizer, eos_id = tokens.open_tokenizer(Path(kind), config.eos_token)
+    encoded = {name: tokens.encode(tokenizer, part) for name, part in texts.items()}
+    for name, part in encoded.items():
+        _refuse_strange(part, eos_id, tokenizer, places[name], config)
+    return tokenizer, eos_id, encoded
+
+
+def frequency_of(config: DataConfig, texts: list[str], kind: str) -> int:
+    """How often a type must occur: as given, or twice where there is text enough to learn what `unknown` stands for."""
+    words = sum(len(text) if kind == "char" else text.count(" ") + 1 for text in texts)
+    return config.min_frequency or (2 if words >= ENOUGH_FOR_UNKNOWN else 1)
+
+
+def _refuse_strange(part: tokens.Encoded, eos_id: int, tokenizer: Tokenizer, place, config: DataConfig) -> None:
+    """An end token within a text, or a text without a token."""
+    ends = np.flatnonzero(part.ids == eos_id)
+    if len(ends):
+        row = int(np.searchsorted(np.cumsum(part.lengths), ends[0], side="right"))
+        name = tokenizer.id_to_token(eos_id)
+        raise ValueError(f"{place(row)}: holds the end token {name} itself; name another by --data.eos_token")
+    empty = np.flatnonzero(part.lengths == 0)
+    if len(empty):
+        raise ValueError(f"{place(int(empty[0]))}: the tokenizer finds no token in it; remove the line")
+
+
+def _tokenize_ids(
+    texts: dict[str, list[str]], places: dict, path: str, config: DataConfig
+) -> tuple[Tokenizer, int | None, dict[str, tokens.Encoded]]:
+    """Ids as they are. Sequences of one length need no end token (SeqGAN's); others get one, after the largest id."""
+    encoded = {name: tokens.read_ids(part, places[name], config.vocab_size) for name, part in texts.items()}
+    largest = max(int(e.ids.max()) for e in encoded.values())
+    if config.vocab_size is None and largest >= MOST_IDS:
+        raise ValueError(
+            f"{path}: its largest id is {largest}, a vocabulary beyond {MOST_IDS}; if that is meant, give "
+            f"--data.vocab_size {largest + 1}"
+        )
+    vocab_size = config.vocab_size or largest + 1
+    lengths = np.concatenate([e.lengths for e in encoded.values()])
+    if (lengths == lengths[0]).all() and config.max_length in (None, int(lengths[0])):
+        return ids_tokenizer(vocab_size), None, encoded
+    return ids_tokenizer(vocab_size, config.eos_token), vocab_size, encoded
+
+
+def _placer(document: Document, rows: list[int]):
+    return lambda i: document.place(rows[i])
+
+
+def _warn_if_few(document: Document, splits: dict[str, Split]) -> None:
+    n, held = len(splits["train"]), min(len(splits["valid"]), len(splits["test"]))
+    if n < FEW:
+        warnings.warn(
+            f"{document.path}: only {n} sequences to train on and {held} held out; a generator will learn them by "
+            "heart and the figures say little (some thousands are needed for more than a trial)",
+            stacklevel=2,
+        )
+
+
+__all__ = ["DataConfig", "Lengths", "build", "find_files", "load", "read_document"]

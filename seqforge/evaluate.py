@@ -1,5 +1,6 @@
 """From the checkpoints of a run to scores.json: the pre-trained and the final generator, with a verdict."""
 
+import functools
 import json
 import os
 from dataclasses import dataclass, field
@@ -10,13 +11,17 @@ import yaml
 from tokenizers import Tokenizer
 from torch import nn
 
-from seqforge import checkpoint
+from seqforge import checkpoint, scoring
 from seqforge.compare import gap_at_one, points_of
-from seqforge.data.corpus import Corpus
+from seqforge.data.corpus import Corpus, Split
+from seqforge.grammars import Grammar
+from seqforge.methods import mle
 from seqforge.metrics import nll
+from seqforge.metrics.grammar import judged
 from seqforge.metrics.score import Score
 from seqforge.models.generator import Generator
 from seqforge.models.lstm import LSTMGenerator
+from seqforge.scoring import known_metrics
 
 SEED = 20170204  # of the evaluation's samples: one for all runs, so that their noise is shared
 
@@ -29,17 +34,22 @@ class EvaluateConfig:
         samples: sequences drawn at each temperature (SeqGAN: 9,984)
         temperatures: divisors of the logits; 1 is the model as trained, below 1 sharper
         seed: seed of the samples
+        metrics: of text, at temperature 1, besides the likelihoods: [quick], [all], or names (`seqforge score --help`)
+        embedder: of fed and mauve: tfidf, or st:MODEL (sentence-transformers)
     """
 
     samples: int = 9984
     temperatures: list[float] = field(default_factory=lambda: [1.25, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     seed: int = SEED
+    metrics: list[str] = field(default_factory=lambda: ["quick"])
+    embedder: str = "tfidf"
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"evaluate.seed is {self.seed}, but must lie between 0 and 2^63 - 1")
         if self.samples < 2:
             raise ValueError(f"evaluate.samples is {self.samples}, but must be at least 2")
+        known_metrics(self.metrics)
         if not self.temperatures or min(self.temperatures) <= 0:
             raise ValueError(f"evaluate.temperatures is {self.temperatures}, but must name numbers above 0")
 
@@ -93,9 +103,35 @@ def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
 
 
 def sweep(generator: Generator, corpus: Corpus, config: EvaluateConfig) -> list[Score]:
-    """NLL_oracle, NLL_test and entropy at every temperature."""
-    found = [nll.all_nll(generator, corpus, config.samples, config.seed, t)[0] for t in config.temperatures]
-    return [score for scores in found for score in scores]
+    """NLL_oracle, NLL_test and entropy at every temperature; of text also the text metrics at temperature 1."""
+    found = []
+    for t in config.temperatures:
+        scores, drawn = nll.all_nll(generator, corpus, config.samples, config.seed, t)
+        found += scores
+        if corpus.oracle is None:
+            found += text_scores(Split(drawn.ids, drawn.lengths), corpus, config, t, novel=True)
+    return found
+
+
+def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperature: float, novel: bool) -> list[Score]:
+    """The grammar's verdict where there is one, and at temperature 1 the text metrics, all in the run's own tokens.
+
+    novel: held to the training text as well; not where the samples are a part of it.
+    """
+    facts: dict[str, object] = {"temp": temperature, "seed": config.seed, "tok": corpus.kind, "data": corpus.source}
+    vocabulary = {i: w for w, i in corpus.tokenizer.get_vocab().items()}
+    words = [vocabulary.get(i, "") for i in range(corpus.vocab_size)]
+    fit = functools.partial(
+        mle.fit_language_model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, start_id=corpus.start_id
+    )
+    train = corpus.train if novel else None
+    sets = scoring.Sets(samples, corpus.test, train, words, corpus.eos_id, fit)
+    found = []
+    if isinstance(corpus.judge, Grammar):
+        found += judged(corpus.judge, scoring.words_of(samples, sets), facts, temperature, config.seed)
+    if temperature == 1.0:
+        found += scoring.score(sets, config.metrics, facts, temperature, config.seed, embedder=config.embedder)
+    return found
 
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
@@ -119,7 +155,13 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
 
 
 def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
-    """The oracle scored as if it were a generator: what a perfect one would reach."""
+    """The oracle, or of text as many training sequences, scored as if a generator had written them: what a perfect one
+    would reach.
+    """
+    if corpus.oracle is None:
+        real = corpus.train[slice(config.samples)]
+        scores = text_scores(real, corpus, config, 1.0, novel=False)
+        return [{"name": "training text itself", "scores": [s.as_dict() for s in scores]}] if scores else []
     if not (isinstance(corpus.oracle, Generator) and isinstance(corpus.oracle, nn.Module)):
         return []
     scores, _ = nll.all_nll(corpus.oracle, corpus, config.samples, config.seed)

@@ -5,54 +5,12 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from seqforge import corpora, recipes
-from seqforge.evaluate import EvaluateConfig
-from seqforge.methods import mle, seqgan
-from seqforge.run import CheckpointConfig
-
-METHODS: dict[str, tuple[type, Callable, str]] = {
-    "mle": (mle.MLETrainConfig, mle.train, "maximum likelihood by teacher forcing"),
-    "seqgan": (seqgan.SeqGANConfig, seqgan.train, "policy gradient on a CNN discriminator's verdict (Yu et al. 2017)"),
-}
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Where and how a run is carried out.
-
-    Args:
-        seed: seed of everything random in the run except its data (see --data.seed)
-        device: where to compute; auto takes a GPU if there is one
-        precision: of the discriminator's matrix products, training and scoring; auto is bf16 where the processor has it
-        threads: CPU threads; 0 is torch's choice, one for each core unless OMP_NUM_THREADS says otherwise
-        tensorboard: also write the curves for TensorBoard, into the run folder
-        data: what to train on
-        checkpoint: when the run is saved
-        evaluate: how the generators are scored at the end
-    """
-
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    threads: int = 0
-    tensorboard: bool = False
-    data: corpora.DataConfig = field(default_factory=corpora.DataConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-
-    def __post_init__(self):
-        if self.threads < 0:
-            raise ValueError(f"threads is {self.threads}, but must be 0 (one for each core) or more")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, but must be 0 or more")
+from seqforge import recipes
+from seqforge.training import METHODS, RunConfig, dataclass_of
 
 
 class Parser(ArgumentParser):
@@ -92,26 +50,11 @@ def _train_parser(method: str) -> Parser:
     return parser
 
 
-def build(cls: type, values: dict[str, Any]) -> Any:
-    """A dataclass from nested plain values."""
-    fields = {f.name: f.type for f in dataclasses.fields(cls)}
-    hints = {name: _dataclass_of(cls, name) for name in fields}
-    for k, v in values.items():
-        if hints.get(k) and not isinstance(v, dict):
-            raise TypeError(f"{k} is {v}, but must hold options")
-    return cls(**{k: build(inner, v) if (inner := hints[k]) else v for k, v in values.items() if k in fields})
-
-
-def _dataclass_of(cls: type, name: str) -> type | None:
-    default = next(f for f in dataclasses.fields(cls) if f.name == name).default_factory
-    return default if isinstance(default, type) and dataclasses.is_dataclass(default) else None
-
-
 def _keys(cls: type, prefix: str = "") -> set[str]:
     """Dotted keys of a configuration, groups included."""
     found = set()
     for f in dataclasses.fields(cls):
-        inner = _dataclass_of(cls, f.name)
+        inner = dataclass_of(cls, f.name)
         found |= {prefix + f.name} | (_keys(inner, f"{prefix}{f.name}.") if inner else set())
     return found
 
@@ -167,36 +110,3 @@ def known(word: str, words: list[str], kind: str) -> str:
     near = difflib.get_close_matches(word, words, 1, 0.4)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"unknown {kind} {word!r}{hint} ({kind}s: {', '.join(words)})")
-
-
-def device(name: str) -> str:
-    """The device a name means on this machine. Raises ValueError for a GPU that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this machine or this build of torch has no GPU; use --device cpu or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def precision(name: str, device: str) -> str:
-    """bf16 by "auto" only where the processor computes it natively."""
-    if name != "auto":
-        return name
-    if device == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = any(getattr(torch.cpu, name, lambda: False)() for name in tests)
-    return "bf16" if native else "fp32"
-
-
-def settle(config: RunConfig) -> RunConfig:
-    """Every "auto" resolved and every path absolute, so that the run goes on alike from any folder; threads are set."""
-    where = device(config.device)
-    if where == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # the generator's numbers are float32's
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    data = config.data
-    paths = {k: v for k in ("source", "oracle_file") if (v := getattr(data, k)) and Path(v).exists()}
-    data = dataclasses.replace(data, **{k: str(Path(v).resolve()) for k, v in paths.items() if v != "oracle"})
-    numeric = precision(config.precision, where)
-    return dataclasses.replace(config, device=where, precision=numeric, threads=torch.get_num_threads(), data=data)

@@ -260,6 +260,11 @@ class Run:
         self._saved = time.monotonic()
         return folder
 
+    def close(self) -> None:
+        """Write out what TensorBoard's writer still holds."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
     def write_samples(self, lines: list[str]) -> None:
         """samples/step-N.txt, one sequence a line."""
         (self.folder / "samples" / f"step-{self.step}.txt").write_text("\n".join(lines) + "\n")

@@ -60,11 +60,16 @@ class Fork:
 
 @dataclass(frozen=True)
 class Filter:
-    """How logits become the distribution that is drawn from: temperature first, then top-k, then top-p."""
+    """How logits become the distribution that is drawn from: banned tokens go first, then temperature, top-k, top-p.
+
+    banned: ids that are never drawn; min_length: tokens, end token included, before which a sequence does not end.
+    """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    banned: tuple[int, ...] = ()
+    min_length: int = 0
 
     def __post_init__(self):
         if not self.temperature > 0:
@@ -76,6 +81,8 @@ class Filter:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B,V) logits -> (B,V) probabilities, float32."""
+        if self.banned:
+            logits = logits.index_fill(1, torch.tensor(self.banned, device=logits.device), -torch.inf)
         if self.temperature != 1.0:
             logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
@@ -152,6 +159,17 @@ def begin(generator: Generator, rows: int, device: torch.device | str = "cpu", c
 
 
 @torch.no_grad()
+def begin_with(generator: Generator, prompt: Tensor, device: torch.device | str = "cpu") -> Fork:
+    """The fork after a prompt: ids (B,t), t at least 1, all rows of one length."""
+    assert prompt.ndim == 2
+    assert prompt.shape[1]
+    fork = begin(generator, len(prompt), device)
+    extend = generator.extend_hidden if isinstance(generator, HeadedGenerator) else generator.extend
+    outputs, state = extend(prompt.to(device), fork.state)
+    return Fork(outputs[:, -1], state, torch.full_like(fork.position, prompt.shape[1]))
+
+
+@torch.no_grad()
 def complete(
     generator: Generator, fork: Fork, noise: Tensor, filter: Filter = PLAIN, trail: list | None = None
 ) -> Samples:
@@ -169,7 +187,10 @@ def complete(
     extend = generator.extend_hidden if headed else generator.extend
     output, state, position = fork.output, fork.state, fork.position
     while True:
-        token, token_logp = _draw_next(generator.head if headed else None, output, noise[alive, position], filter)
+        end = generator.eos_id if filter.min_length > 1 else None
+        early = position + 1 < filter.min_length if end is not None else None
+        head = generator.head if headed else None
+        token, token_logp = _draw_next(head, output, noise[alive, position], filter, end, early)
         ids[alive, position] = token
         logp[alive, position] = token_logp
         position = position + 1
@@ -188,13 +209,22 @@ def complete(
             trail.append((alive, Fork(output, state, position)))
 
 
-def _draw_next(head: nn.Linear | None, output: Tensor, u: Tensor, filter: Filter) -> tuple[Tensor, Tensor]:
-    """The next token and its log-probability (B,) each, from hidden vectors or logits (B,K) and noise (B,)."""
+def _draw_next(
+    head: nn.Linear | None, output: Tensor, u: Tensor, filter: Filter, end: int | None, early: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The next token and its log-probability (B,) each, from hidden vectors or logits (B,K) and noise (B,). Rows that
+    are `early` (B,) do not draw the token `end`.
+    """
     width = head.out_features if head is not None else output.shape[1]
     rows = cache_rows(width, output.device)
     tokens, chosen = [], []
-    for part, noise in zip(output.split(rows), u.split(rows), strict=True):
-        p = filter.probabilities(part if head is None else head(part))
+    for lo in range(0, len(output), rows):
+        part, noise = output[lo : lo + rows], u[lo : lo + rows]
+        logits = part if head is None else head(part)
+        if end is not None and early is not None:
+            logits = logits.clone()
+            logits[:, end] = logits[:, end].masked_fill(early[lo : lo + rows], -torch.inf)
+        p = filter.probabilities(logits)
         token = draw(p, noise)
         tokens.append(token)
         chosen.append(p.gather(1, token[:, None]).squeeze(1))
@@ -247,17 +277,51 @@ def log_probs(generator: Generator, ids: Tensor, lengths: Tensor, temperature: f
     return log_softmax_at(logits, ids) * mask_of(lengths, ids.shape[1])
 
 
-def weighted_nll(generator: Generator, ids: Tensor, lengths: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def weighted_nll(
+    generator: Generator, ids: Tensor, lengths: Tensor, weight: Tensor, read: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Loss sum_{b,t} weight[b,t] * -log p(y_t | y_<t) over the tokens of each sequence, and those log-probabilities
     (B,T) without gradient. Every likelihood and policy-gradient loss is this with its own weights (objectives.py).
+
+    read (B,T): tokens that the generator reads in place of `ids`, as in scheduled sampling: p(y_t | read_<t).
     """
     mask = mask_of(lengths, ids.shape[1])
     weight = weight * mask
+    read = ids if read is None else read
     if isinstance(generator, HeadedGenerator):
-        loss, logp = head_weighted_nll(generator.head, _all_hidden(generator, ids), ids, weight)
-        return loss, logp * mask
-    logp = log_probs(generator, ids, lengths)
+        longest = int(lengths.max())
+        hidden, mask = _all_hidden(generator, read[:, :longest]), mask[:, :longest]
+        loss, inside = head_weighted_nll(
+            generator.head, hidden[mask], ids[:, :longest][mask], weight[:, :longest][mask]
+        )
+        logp = inside.new_zeros(ids.shape)
+        logp[:, :longest][mask] = inside
+        return loss, logp
+    first, state = generator.start(ids.shape[0])
+    later, _ = generator.extend(read[:, :-1], state)
+    logp = log_softmax_at(torch.cat([first[:, None], later], dim=1), ids) * mask
     return -(weight * logp).sum(), logp.detach()
+
+
+@torch.no_grad()
+def read_own(generator: Generator, ids: Tensor, own: Tensor, noise: Tensor) -> Tensor:
+    """What a generator reads that is fed its own token where `own` (B,T) says so, and ids (B,T) elsewhere.
+
+    Its own token at t is drawn from p(. | what it read before t), with noise (B,T); never the end token, which it
+    would not read when it samples.
+    """
+    filter = Filter(banned=() if generator.eos_id is None else (generator.eos_id,))
+    headed = isinstance(generator, HeadedGenerator)
+    extend = generator.extend_hidden if headed else generator.extend
+    fork, read = begin(generator, len(ids), ids.device), ids.clone()
+    output, state = fork.output, fork.state
+    for t in range(ids.shape[1] - 1):
+        if bool(own[:, t].any()):
+            drawn, _ = _draw_next(generator.head if headed else None, output, noise[:, t], filter, None, None)
+            read[:, t] = torch.where(own[:, t], drawn, ids[:, t])
+        outputs, state = extend(read[:, t : t + 1], state)
+        output = outputs[:, -1]
+    return read
 
 
 @torch.no_grad()
@@ -273,8 +337,14 @@ def sequence_nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature
 def _nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float) -> Tensor:
     if not isinstance(generator, HeadedGenerator):
         return -log_probs(generator, ids, lengths, temperature)
-    logp = head_log_probs(generator.head, _all_hidden(generator, ids), ids, temperature)
-    return -logp * mask_of(lengths, ids.shape[1])
+    longest = int(lengths.max())
+    mask = mask_of(lengths, longest)
+    inside = head_log_probs(
+        generator.head, _all_hidden(generator, ids[:, :longest])[mask], ids[:, :longest][mask], temperature
+    )
+    nll = inside.new_zeros(ids.shape)
+    nll[:, :longest][mask] = -inside
+    return nll
 
 
 def _all_hidden(generator: HeadedGenerator, ids: Tensor) -> Tensor:

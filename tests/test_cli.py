@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from seqforge import checkpoint, cli, options, recipes
+from seqforge import checkpoint, cli, cli_runs, generate, options, recipes, training
 from seqforge.cli import COMMANDS, main
-from seqforge.options import METHODS
+from seqforge.training import METHODS
 from seqforge.sampling import chunk_rows
 
 TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--mle.epochs", "2", "--rounds", "2"]
@@ -196,7 +197,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.corpora, "load", interrupt)
+    monkeypatch.setattr(training.corpora, "load", interrupt)
     assert main([*TINY, "--out", "new"]) == 130
     assert "seqforge resume" in capsys.readouterr().err
 
@@ -268,7 +269,7 @@ def test_mle_on_its_own(capsys):
 
 
 def test_recipes_lists_all_with_purpose_and_time(capsys, monkeypatch):
-    monkeypatch.setattr(cli.out, "width", 400)
+    monkeypatch.setattr(cli_runs.out, "width", 400)
     lines = printed(["recipes"], capsys).splitlines()
     for name in recipes.names():
         (line,) = [x for x in lines if x.split()[:1] == [name]]
@@ -297,14 +298,14 @@ def test_generate_across_chunks(run, capsys, monkeypatch):
     """How many rows advance together is a matter of the cache, not of the text."""
     whole = printed(["generate", str(run), "-n", "50"], capsys)
     assert printed(["generate", str(run), "-n", "20"], capsys).splitlines() == whole.splitlines()[:20]
-    monkeypatch.setattr(cli, "chunk_rows", lambda *_: 7)
+    monkeypatch.setattr(generate, "chunk_rows", lambda *_: 7)
     assert printed(["generate", str(run), "-n", "50"], capsys) == whole
 
 
 def test_generate_beyond_a_real_chunk(run, capsys):
     from seqforge.evaluate import load_generator
 
-    each = chunk_rows(load_generator(checkpoint.newest(run / "checkpoints")), cli.torch.device("cpu"))
+    each = chunk_rows(load_generator(checkpoint.newest(run / "checkpoints")), torch.device("cpu"))
     lines = printed(["generate", str(run), "-n", str(each + 3)], capsys).splitlines()
     assert len(lines) == each + 3
     assert lines[:9] == printed(["generate", str(run), "-n", "9"], capsys).splitlines()
@@ -324,7 +325,7 @@ def test_generate_settings_matter(run, capsys):
 def test_generate_to_a_file_all_or_nothing(run, capsys, monkeypatch):
     assert printed(["generate", str(run), "-n", "20", "--out", "text.txt"], capsys) == ""
     assert Path("text.txt").read_text() == printed(["generate", str(run), "-n", "20"], capsys)
-    plain, calls = cli.decode, []
+    plain, calls = generate.decode, []
 
     def fail_later(*args):
         calls.append(1)
@@ -333,8 +334,8 @@ def test_generate_to_a_file_all_or_nothing(run, capsys, monkeypatch):
         return plain(*args)
 
     before = Path("text.txt").read_text()
-    monkeypatch.setattr(cli, "decode", fail_later)
-    monkeypatch.setattr(cli, "chunk_rows", lambda *_: 7)
+    monkeypatch.setattr(generate, "decode", fail_later)
+    monkeypatch.setattr(generate, "chunk_rows", lambda *_: 7)
     assert main(["generate", str(run), "-n", "40", "--out", "text.txt"]) == 2
     assert Path("text.txt").read_text() == before
     assert [p.name for p in Path().iterdir()] == ["text.txt"]

@@ -27,18 +27,23 @@ TABLE = {
     "seqforge.rewards": "seqforge.sampling seqforge.models.generator",
     "seqforge.discriminate": "seqforge.objectives",
     "seqforge.oracles": "seqforge.models* seqforge.data* seqforge.sampling",
-    "seqforge.corpora": "seqforge.oracles seqforge.data*",
+    "seqforge.corpora": "seqforge.oracles seqforge.grammars seqforge.data*",
+    "seqforge.grammars": "",
+    "seqforge.generate": "seqforge.sampling seqforge.models.generator seqforge.data*",
+    "seqforge.scoring": "seqforge.metrics* seqforge.data*",
     "seqforge.metrics*": "seqforge seqforge.metrics* seqforge.sampling seqforge.models.generator seqforge.data*",
     "seqforge.methods*": "* !seqforge.evaluate !seqforge.compare !seqforge.report* "
     "!seqforge.methods* seqforge.methods.mle",
     "seqforge.evaluate": "* !seqforge.report* !seqforge.methods* seqforge.methods.mle",
     "seqforge.compare": "*",
     "seqforge.report*": "*",
+    "seqforge.training": "*",
     "seqforge.tables": "",
     "seqforge.options": "*",
-    "seqforge.cli": "*",
+    "seqforge.cli*": "*",
 }
-COMMAND_LINE = ("seqforge.cli", "seqforge.options", "seqforge.tables")  # nothing but these imports one of them
+# nothing but these imports one of them
+COMMAND_LINE = ("seqforge.cli", "seqforge.cli_runs", "seqforge.cli_data", "seqforge.options", "seqforge.tables")
 NO_TORCH = ("seqforge.compare", "seqforge.report*")  # nor anything of ours that imports it
 
 

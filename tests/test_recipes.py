@@ -9,7 +9,7 @@ import yaml
 
 from seqforge import options, recipes
 from seqforge.cli import main
-from seqforge.options import METHODS, RunConfig
+from seqforge.training import METHODS, RunConfig, build
 
 
 def configured(name: str) -> tuple[RunConfig, object]:
@@ -18,7 +18,7 @@ def configured(name: str) -> tuple[RunConfig, object]:
     values = options.parse_train(method, ["--recipe", name]).as_dict()
     for key in ("recipe", "out", "from"):
         values.pop(key)
-    return options.build(RunConfig, values), options.build(METHODS[method][0], values)
+    return build(RunConfig, values), build(METHODS[method][0], values)
 
 
 def test_the_promised_recipes_are_there():

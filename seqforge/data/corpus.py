@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -41,7 +40,8 @@ class Corpus:
     """What a method trains on.
 
     oracle: the generator the data were drawn from, where that is known (NLL_oracle needs it); digest: of the training
-    ids, so that two runs can tell whether they saw the same data; source: in words, for signatures and reports.
+    ids, so that two runs can tell whether they saw the same data; source: in words, for signatures and reports; kind:
+    of the tokenizer; judge: the grammar that the data were drawn from; unk_id: stands for unknown words.
     """
 
     train: Split
@@ -55,6 +55,9 @@ class Corpus:
     source: str
     digest: str
     oracle: object | None = None
+    kind: str = "ids"
+    unk_id: int | None = None
+    judge: object | None = None
 
     def to(self, device: torch.device | str) -> Corpus:
         moved = {name: getattr(self, name).to(device) for name in ("train", "valid", "test")}
@@ -73,44 +76,12 @@ def decode(tokenizer: Tokenizer, ids: Tensor, lengths: Tensor) -> list[str]:
     return tokenizer.decode_batch(rows, skip_special_tokens=True)
 
 
-def ids_tokenizer(vocab_size: int) -> Tokenizer:
-    """Tokens that are numbers: "17 4 0" <-> [17, 4, 0]. Saved as tokenizer.json like any other."""
+def ids_tokenizer(vocab_size: int, eos: str | None = None) -> Tokenizer:
+    """Tokens that are numbers: "17 4 0" <-> [17, 4, 0]; the end token, if any, has the id after the last. Saved as
+    tokenizer.json like any other.
+    """
     tokenizer = Tokenizer(models.WordLevel({str(i): i for i in range(vocab_size)}, unk_token="0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    if eos is not None:
+        tokenizer.add_special_tokens([eos])
     return tokenizer
-
-
-def read_id_file(path: Path, vocab_size: int | None, max_length: int) -> Split:
-    """SeqGAN's file format: one sequence a line, token ids separated by spaces.
-
-    Raises ValueError naming file, line, value and remedy: not a number, beyond the vocabulary, too long, empty.
-    """
-    rows = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                rows.append(_id_row(f"{path}:{number}", line, vocab_size, max_length))
-    except UnicodeDecodeError as e:
-        raise ValueError(f"{path}: not text ({e}); expected one sequence of token ids a line, such as `17 4 0`") from e
-    if not rows:
-        raise ValueError(f"{path}: the file is empty; expected one sequence of token ids a line, such as `17 4 0`")
-    lengths = torch.tensor([len(r) for r in rows])
-    ids = torch.zeros(len(rows), max_length, dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-    return Split(ids, lengths)
-
-
-def _id_row(place: str, line: str, vocab_size: int | None, max_length: int) -> list[int]:
-    words = line.split()
-    if not words:
-        raise ValueError(f"{place}: empty line; remove it")
-    bad = next((w for w in words if not (w.isascii() and w.isdigit() and len(w) < 10)), None)
-    if bad is not None:
-        raise ValueError(f"{place}: {bad[:40]!r} is not a token id; expected numbers from 0 separated by spaces")
-    if len(words) > max_length:
-        raise ValueError(f"{place}: {len(words)} tokens, but max_length is {max_length}; raise --data.max_length")
-    row = [int(w) for w in words]
-    if vocab_size is not None and max(row) >= vocab_size:
-        raise ValueError(f"{place}: id {max(row)} is beyond the vocabulary of {vocab_size}; raise --data.vocab_size")
-    return row

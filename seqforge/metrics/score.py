@@ -9,15 +9,17 @@ from seqforge import __version__
 class Score:
     """value +- stderr (standard error over sequences; None where there is none), in `unit`.
 
-    Two scores may be compared where their signatures agree.
+    interval: 95 %, by the bootstrap over sequences; None where only the standard error is known. temperature: that of
+    the samples, None where they came from a file. Two scores may be compared where their signatures agree.
     """
 
     name: str
     value: float
     stderr: float | None
     unit: str
-    temperature: float
+    temperature: float | None
     signature: str
+    interval: tuple[float, float] | None = None
 
     def as_dict(self) -> dict:
         return asdict(self)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import warnings
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -19,15 +20,15 @@ class CNNConfig:
 
     Args:
         embedding: width of its own token embedding (SeqGAN: 64)
-        widths: window widths in tokens (SeqGAN: 1 to 10, 15, 20)
+        widths: window widths in tokens (SeqGAN: 1 to 10, 15, 20); those wider than any sequence are left out
         filters: filters of each width (SeqGAN: 1,720 in all)
         dropout: share of features dropped after the highway while it trains (SeqGAN: 0.25)
     """
 
     embedding: int = 64
-    widths: list[int] = field(default_factory=lambda: list(PUBLISHED_WIDTHS))
-    filters: list[int] = field(default_factory=lambda: list(PUBLISHED_FILTERS))
-    dropout: float = 0.25
+    widths: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    filters: list[int] = field(default_factory=lambda: [64, 128, 128, 64, 64])
+    dropout: float = 0.5
 
     def __post_init__(self):
         if self.embedding < 1:
@@ -136,7 +137,14 @@ class CNNDiscriminator(
 
     @classmethod
     def of(cls, config: CNNConfig, vocab_size: int, max_length: int, seed: int) -> CNNDiscriminator:
-        """The discriminator a run's configuration names."""
+        """The discriminator a run's configuration names, less the windows wider than any sequence."""
+        kept = [(w, n) for w, n in zip(config.widths, config.filters, strict=True) if w <= max_length]
+        if not kept:
+            raise ValueError(f"discriminator.widths is {config.widths}, but no sequence is longer than {max_length}")
+        if len(kept) < len(config.widths):
+            wide = [w for w in config.widths if w > max_length]
+            warnings.warn(f"discriminator: no windows of {wide} tokens, as sequences have {max_length}", stacklevel=2)
+            config = replace(config, widths=[w for w, _ in kept], filters=[n for _, n in kept])
         return cls(vocab_size, max_length, **asdict(config), seed=seed)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:

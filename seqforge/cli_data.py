@@ -1,0 +1,271 @@
+"""Commands on data: data inspect, data get, data decode, and score."""
+
+import functools
+import io
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from seqforge import corpora, evaluate, options, scoring
+from seqforge.cli_runs import sink
+from seqforge.corpora import DataConfig
+from seqforge.data import fetch, inspect, published, tokens
+from seqforge.data.corpus import Split
+from seqforge.data.pack import Lengths, pack
+from seqforge.data.readers import Document, Format, OnError, read
+from seqforge.methods.mle import fit_language_model
+from seqforge.options import Parser
+from seqforge.tables import out, print_facts, print_metrics
+from seqforge.training import build
+
+LONGEST_SCORED = 2048  # tokens; one longer line would size the tables of all
+
+
+def data_(argv: list[str]) -> int:
+    """Look at data, fetch published corpora, decode id files: seqforge data inspect|get|decode ..."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: seqforge data COMMAND [options]\n\ncommands:")
+        for name, command in DATA_COMMANDS.items():
+            print(f"  {name:<10}{command.__doc__}")
+        print("\n`seqforge data COMMAND --help` explains every option.")
+        return 0 if argv else 2
+    return DATA_COMMANDS[options.known(argv[0], list(DATA_COMMANDS), "data command")](argv[1:])
+
+
+def inspect_(argv: list[str]) -> int:
+    """What is in a file or folder, and the settings training would choose: seqforge data inspect FILE."""
+    parser = Parser(prog="seqforge data inspect", description=inspect_.__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_class_arguments(DataConfig, None, skip={"source"})
+    parser.add_argument("file", help="a file or folder of sequences, hf:DATASET, or demo")
+    values = parser.parse_args(argv).as_dict()
+    as_json, source = values.pop("json"), values.pop("file")
+    config = build(DataConfig, {**values, "source": source})
+    if source == "oracle":
+        raise ValueError("data inspect: an oracle's sequences are numbers without meaning; give a file, folder or demo")
+    documents, corpus = corpora.documents_and_corpus(config)
+    chosen = asdict(corpora.effective(config, corpus))
+    names = ("format", "tokenizer", "vocab_size", "min_frequency", "max_length", "overlong")
+    settings = {f"data.{k}": chosen[k] for k in names} | {
+        "data.format": documents["train"].format,
+        "data.vocab_size": corpus.vocab_size,
+        "data.min_frequency": corpora.frequency_of(config, documents["train"].texts, corpus.kind),
+    }
+    found = inspect.facts(documents, corpus, settings)
+    print(json.dumps(found, indent=1, ensure_ascii=False)) if as_json else _print_inspected(found)
+    return 0
+
+
+def _print_inspected(found: dict[str, Any]) -> None:
+    for name, file in found["files"].items():
+        print_facts(f"{name} file", file)
+        out.print()
+    for name, split in found["splits"].items():
+        print_facts(name, split)
+        out.print()
+    print_facts("vocabulary", found["vocabulary"])
+    out.print("\nlengths of the training sequences, end token included")
+    most = max(b["sequences"] for b in found["lengths"])
+    for b in found["lengths"]:
+        bar = "█" * round(40 * b["sequences"] / most)
+        out.print(f"{b['from']:>6}-{b['to']:<6}{b['sequences']:>8}  {bar}", markup=False)
+    out.print()
+    print_facts("duplicates within", found["duplicates"])
+    out.print()
+    print_facts("overlap between splits", found["overlap"])
+    for name, lines in found["samples"].items():
+        out.print(f"\n{name}")
+        for line in lines:
+            out.print(f"  {line}", markup=False)
+    out.print()
+    print_facts("settings it would choose", found["settings"])
+
+
+def get_(argv: list[str]) -> int:
+    """Fetch a published corpus into the cache: seqforge data get NAME (without a name: a list)."""
+    parser = Parser(prog="seqforge data get", description=get_.__doc__)
+    parser.add_argument("name", nargs="?", help="a corpus; without it they are listed")
+    parser.add_argument(
+        "--cache", type=Path, help="folder to keep it in (default: $SEQFORGE_CACHE or ~/.cache/seqforge)"
+    )
+    parser.add_argument("--offline", action="store_true", help="open no connection: check what is in the cache")
+    parser.add_argument("--force", action="store_true", help="fetch anew what is there already")
+    args = parser.parse_args(argv)
+    if not args.name:
+        for name, corpus in published.CORPORA.items():
+            out.print(f"{name:<16}{corpus.about} (licence: {corpus.licence})", markup=False, soft_wrap=True)
+        return 0
+    say = functools.partial(print, file=sys.stderr)
+    path = fetch.get(args.name, args.cache, args.offline, args.force, say)
+    out.print(f"{args.name}: {path}\nuse it by: {published.CORPORA[args.name].use(path)}", markup=False, soft_wrap=True)
+    return 0
+
+
+def decode_(argv: list[str]) -> int:
+    """Turn a file of token ids into text: seqforge data decode FILE --tokenizer tokenizer.json | --vocab FILE."""
+    parser = Parser(prog="seqforge data decode", description=decode_.__doc__)
+    parser.add_argument("file", type=Path, help="token ids separated by blanks, one sequence a line")
+    parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, or a run folder that has one")
+    parser.add_argument("--vocab", type=Path, help="one word a line from id 0 on, or a pickled list or dict")
+    parser.add_argument("--out", type=Path, help="file to write (default: the terminal)")
+    args = parser.parse_args(argv)
+    if (args.tokenizer is None) == (args.vocab is None):
+        raise ValueError("data decode needs one of --tokenizer and --vocab")
+    tokenizer = _tokenizer_at(args.tokenizer) if args.tokenizer else _vocabulary_at(args.vocab)
+    document = read(args.file, "ids")
+    found = tokens.read_ids(document.texts, document.place, tokenizer.get_vocab_size())
+    ends = np.cumsum(found.lengths)
+    rows = [found.ids[b - n : b].tolist() for b, n in zip(ends, found.lengths, strict=True)]
+    text = "\n".join(tokenizer.decode_batch(rows, skip_special_tokens=True)) + "\n"
+    with sink(args.out) as file:
+        file.write(text)
+    return 0
+
+
+def _tokenizer_at(path: Path) -> Tokenizer:
+    if (path / "config.yaml").is_file():
+        return evaluate.load_tokenizer(evaluate.find_checkpoint(path))
+    if not path.is_file():
+        raise ValueError(f"--tokenizer {path}: no such file; give a tokenizer.json or a run folder")
+    return tokens.open_tokenizer(path, "<eos>")[0]
+
+
+def _vocabulary_at(path: Path) -> Tokenizer:
+    """A tokenizer that only decodes: words in the order of their ids, or a pickle of them."""
+    if not path.is_file():
+        raise ValueError(f"--vocab {path}: no such file")
+    raw = path.read_bytes()
+    if raw[:1] == b"\x80" or raw[:3] in (b"(lp", b"(dp", b"(l.", b"ccop"):
+        words = _words_of(_load_words(path, raw), path)
+    else:
+        words = [line.rstrip("\r") for line in raw.decode("utf-8").removesuffix("\n").split("\n")]
+    return tokens.vocabulary(words, str(path))
+
+
+class _WordsOnly(pickle.Unpickler):
+    """Lists, dicts, strings and numbers; nothing that a pickle could call."""
+
+    def find_class(self, module: str, name: str):
+        raise ValueError(f"it would run {module}.{name}; only lists and dicts of words are admitted")
+
+
+def _load_words(path: Path, raw: bytes) -> Any:
+    try:
+        return _WordsOnly(io.BytesIO(raw), encoding="utf-8").load()
+    except Exception as e:  # a damaged pickle can raise nearly anything
+        raise ValueError(f"{path}: refused, {e}; give a pickled list or dict of words, or one word a line") from e
+
+
+def _words_of(found: Any, path: Path) -> list[str]:
+    """Words by id from a list, from {word: id} or {id: word}, or from the pair of both that the authors' files hold."""
+    if isinstance(found, tuple | list) and len(found) == 2 and all(isinstance(x, dict) for x in found):
+        found = found[0]
+    if isinstance(found, dict):
+        pairs = {v: k for k, v in found.items()} if all(isinstance(v, int) for v in found.values()) else found
+        if not all(isinstance(k, int) and isinstance(v, str) for k, v in pairs.items()):
+            raise ValueError(f"{path}: holds a dict that does not join words and numbers")
+        if sorted(pairs) != list(range(len(pairs))):
+            raise ValueError(f"{path}: its ids are not 0 to {len(pairs) - 1}, each once")
+        return [pairs[i] for i in range(len(pairs))]
+    if isinstance(found, list) and all(isinstance(w, str) for w in found):
+        return found
+    raise ValueError(f"{path}: holds {type(found).__name__}, not a list or dict of words")
+
+
+def score_(argv: list[str]) -> int:
+    """Score a file of sentences against another: seqforge score --samples A --references B."""
+    parser = Parser(prog="seqforge score", description=score_.__doc__)
+    parser.add_argument("--samples", required=True, help="file of the sentences to score")
+    parser.add_argument("--references", required=True, help="file of real sentences, unseen in training")
+    parser.add_argument("--train", help="file of the sentences trained on, for novelty and the LM score")
+    known = ", ".join([*scoring.QUICK, *scoring.SLOW])
+    parser.add_argument(
+        "--metrics", type=list[str], default=["quick"], help=f"such as [bleu,mauve], of {known}; or [all]"
+    )
+    parser.add_argument("--tokenizer", default="auto", help="word, punct, char, ids, a tokenizer.json; auto looks")
+    parser.add_argument("--lowercase", action="store_true", help="read all as lower case")
+    parser.add_argument("--n", type=int, help="take the first n samples only (a peer's protocol)")
+    parser.add_argument("--refs", type=int, help="take the first so many references only")
+    parser.add_argument("--smoothing", type=Literal["method1", "none"], default="method1", help="of BLEU counts of 0")
+    parser.add_argument("--embedder", default="tfidf", help="of fed and mauve: tfidf, or st:MODEL")
+    parser.add_argument("--format", type=Format, default="auto", help="how the files are read")
+    parser.add_argument("--column", help="field or column that holds the text")
+    parser.add_argument("--on_error", type=OnError, default="stop", help="skip leaves out what cannot be read")
+    parser.add_argument("--seed", type=int, default=1, help="of the bootstrap and of what must be fitted")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    args = parser.parse_args(argv)
+    names = scoring.known_metrics(args.metrics)
+    sets, kind = _sets_of(args)
+    found = scoring.score(sets, names, {"tok": kind}, None, args.seed, args.smoothing, args.embedder)
+    plain = [asdict(s) for s in found]
+    print(json.dumps(plain, indent=1)) if args.json else print_metrics(plain)
+    return 0
+
+
+def _sets_of(args: Any) -> tuple[scoring.Sets, str]:
+    """The files read, tokenised over one vocabulary, and the kind of their tokens."""
+    files = {"samples": args.samples, "references": args.references} | ({"train": args.train} if args.train else {})
+    documents = {}
+    config = DataConfig(format=args.format, column=args.column, on_error=args.on_error)
+    for name, path in files.items():
+        documents[name] = corpora.read_document(path, config)
+    if documents["samples"].texts == documents["references"].texts:
+        raise ValueError(
+            f"{args.samples} and {args.references} hold the same sequences; --references needs real text of its own"
+        )
+    texts = {name: d.texts for name, d in documents.items()}
+    for name, most in (("samples", args.n), ("references", args.refs)):
+        if most is not None and not 0 < most <= len(texts[name]):
+            raise ValueError(f"asked for {most} {name}, but {files[name]} has {len(texts[name])}")
+        texts[name] = texts[name][:most]
+    tokenizer, kind, eos_id = _scoring_tokenizer(args, documents, texts)
+    splits = {name: _split_of(tokenizer, eos_id, documents[name], part) for name, part in texts.items()}
+    width = max(s.ids.shape[1] for s in splits.values())
+    assert width <= LONGEST_SCORED + 1
+    vocabulary = {i: w for w, i in tokenizer.get_vocab().items()}
+    words = [vocabulary.get(i, "") for i in range(tokenizer.get_vocab_size())]
+    fit: Callable = functools.partial(fit_language_model, vocab_size=len(words), eos_id=eos_id, start_id=eos_id)
+    return scoring.Sets(splits["samples"], splits["references"], splits.get("train"), words, eos_id, fit), kind
+
+
+def _scoring_tokenizer(args: Any, documents: dict[str, Document], texts: dict[str, list[str]]):
+    """The tokenizer, its name for signatures, its end token. All types of all files have an id: nothing is unknown."""
+    every = [t for part in texts.values() for t in part]
+    name = args.tokenizer
+    if name not in ("auto", "word", "punct", "char", "ids"):
+        if not Path(name).is_file():
+            raise ValueError(f"--tokenizer {name}: must be auto, word, punct, char, ids, or a tokenizer.json")
+        tokenizer, eos_id = tokens.open_tokenizer(Path(name), "<eos>")
+        return tokenizer, Path(name).name, eos_id
+    kind, blanks = tokens.choose_kind(documents["references"].texts)
+    if name == "ids" or (name == "auto" and documents["references"].format == "ids"):
+        kind, blanks = "word", True
+    elif name != "auto":
+        kind, blanks = name, name != "char" or blanks
+    tokenizer = tokens.train_tokenizer(kind, every, None, 1, END, "<unk>", args.lowercase, blanks)
+    return tokenizer, kind + ("-lower" if args.lowercase else ""), 0
+
+
+END = "\x03"  # ends a sequence; no text that was read holds it
+
+
+def _split_of(tokenizer: Tokenizer, eos_id: int, document: Document, texts: list[str]) -> Split:
+    encoded = tokens.encode(tokenizer, texts)
+    longest = Lengths(min(int(encoded.lengths.max()), LONGEST_SCORED) + 1, "stop")
+    try:
+        return pack(encoded, eos_id, longest, document.place, document.path)[0]
+    except ValueError as e:
+        most = int(encoded.lengths.max())
+        raise ValueError(
+            f"{document.path}: a sequence of {most} tokens; at most {LONGEST_SCORED} are scored: cut it"
+        ) from e
+
+
+DATA_COMMANDS: dict[str, Callable[[list[str]], int]] = {"inspect": inspect_, "get": get_, "decode": decode_}

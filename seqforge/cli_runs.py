@@ -1,0 +1,183 @@
+"""Commands on a run folder: generate, evaluate, report, compare, export; and the list of recipes."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from rich.table import Table
+from tokenizers import Tokenizer
+
+from seqforge import compare, corpora, evaluate, generate, recipes
+from seqforge.options import Parser
+from seqforge.sampling import Filter
+from seqforge.tables import out, print_comparison, print_scores
+from seqforge.training import RunConfig, build, settle, write_report
+
+
+def generate_(argv: list[str]) -> int:
+    """Draw sequences from a run's generator: seqforge generate RUN -n 10."""
+    parser = Parser(prog="seqforge generate", description=generate_.__doc__)
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("-n", type=int, default=10, help="how many sequences")
+    parser.add_argument("--temperature", type=float, default=1.0, help="divisor of the logits; below 1 is sharper")
+    parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
+    parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that hold this share only")
+    parser.add_argument("--prompt", default="", help="a beginning to complete")
+    parser.add_argument("--min-length", type=int, default=0, help="least tokens before a sequence may end")
+    parser.add_argument("--max-length", type=int, help="most tokens, end token included (default: the run's)")
+    parser.add_argument("--unique", action="store_true", help="no sequence twice")
+    parser.add_argument("--no-unk", action="store_true", help="never draw the unknown token")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same sequences")
+    parser.add_argument("--checkpoint", help="pre-trained, final, or a step (default: the newest)")
+    parser.add_argument("--json", action="store_true", help="JSON lines: text, log-probabilities (nats) and ids")
+    parser.add_argument("--out", type=Path, help="file to write, one sequence a line; .jsonl means --json")
+    args = parser.parse_args(argv)
+    if args.n < 1:
+        raise ValueError(f"-n is {args.n}, but must be at least 1")
+    if not -(2**63) <= args.seed < 2**63:
+        raise ValueError(f"--seed is {args.seed}, but must lie between -2^63 and 2^63 - 1")
+    folder = evaluate.find_checkpoint(args.run, args.checkpoint)
+    generator, tokenizer = evaluate.load_generator(folder), evaluate.load_tokenizer(folder)
+    data = evaluate.read_config(args.run)["data"]
+    horizon = args.max_length or data["max_length"]
+    if horizon < 1 or not 0 <= args.min_length <= horizon:
+        raise ValueError(f"--min-length is {args.min_length}, --max-length {horizon}; give 0 <= min <= max, max >= 1")
+    unknown = tokenizer.token_to_id(data.get("unk_token", "<unk>")) if generator.eos_id is not None else None
+    banned = (unknown,) if args.no_unk and unknown is not None else ()
+    filter = Filter(args.temperature, args.top_k, args.top_p, banned, args.min_length)
+    prompt = _prompt_ids(tokenizer, args.prompt, unknown)
+    drawn = generate.generate(generator, tokenizer, args.n, horizon, filter, args.seed, prompt, args.unique)
+    as_json = args.json or (args.out is not None and args.out.suffix == ".jsonl")
+    with sink(args.out) as file:
+        for one in drawn:
+            file.write((one.as_json() if as_json else one.text.replace("\n", " ")) + "\n")
+    return 0
+
+
+def _prompt_ids(tokenizer: Tokenizer, prompt: str, unknown: int | None) -> list[int]:
+    found = tokenizer.encode(prompt, add_special_tokens=False)
+    if len(found.ids) and unknown in found.ids:
+        at = found.ids.index(unknown)
+        start, end = found.offsets[at]
+        if prompt[start:end] != tokenizer.id_to_token(found.ids[at]):
+            raise ValueError(f"--prompt: {prompt[start:end]!r} is not in the vocabulary of this run; use another word")
+    words = prompt.split()
+    if words and not len(found.ids):
+        raise ValueError(f"--prompt: the run's tokenizer finds no token in {prompt!r}")
+    if tokenizer.token_to_id("0") == 0 and any(tokenizer.token_to_id(w) is None for w in words):
+        raise ValueError(f"--prompt: {prompt!r} holds what is no token id of this run")
+    return found.ids
+
+
+@contextlib.contextmanager
+def sink(path: Path | None) -> Iterator[TextIO]:
+    """The terminal, or a file that appears whole or not at all."""
+    if path is None:
+        yield sys.stdout
+        return
+    if path.is_dir():
+        raise ValueError(f"--out {path}: is a folder; give the path of the file to write")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as f:
+            yield f
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def evaluate_(argv: list[str]) -> int:
+    """Score a run's generators again, in place of its scores.json: seqforge evaluate RUN."""
+    parser = Parser(prog="seqforge evaluate", description=evaluate_.__doc__)
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--samples", type=int, help="sequences drawn at each temperature (default: the run's)")
+    parser.add_argument("--temperatures", type=list[float], help="divisors of the logits, such as [1.0,0.8]")
+    parser.add_argument("--metrics", type=list[str], help="text metrics, such as [bleu,self_bleu,mauve,lm] or [all]")
+    parser.add_argument("--embedder", help="of fed and mauve: tfidf, or st:MODEL (default: the run's)")
+    parser.add_argument("--seed", type=int, help="seed of the samples (default: one for all runs)")
+    parser.add_argument("--json", action="store_true", help="print scores.json in place of the table")
+    args = parser.parse_args(argv)
+    stored = build(RunConfig, evaluate.read_config(args.run))
+    names = ("samples", "temperatures", "seed", "metrics", "embedder")
+    given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+    config = dataclasses.replace(stored.evaluate, **given)
+    evaluate.find_checkpoint(args.run)  # says at once where there is nothing to score
+    stored = settle(stored)
+    result = evaluate.evaluate(args.run, corpora.load(stored.data).to(stored.device), config)
+    if (args.run / "report.html").is_file():
+        write_report(args.run)
+    print(json.dumps(result, indent=1)) if args.json else print_scores(result)
+    return 0
+
+
+def show_scores(run: Path) -> None:
+    """The table of a run's scores.json."""
+    print_scores(json.loads((run / "scores.json").read_text()))
+
+
+def report_(argv: list[str]) -> int:
+    """Write a run's report, one self-contained page: seqforge report RUN."""
+    from seqforge import report
+
+    parser = Parser(prog="seqforge report", description=report_.__doc__)
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--out", type=Path, help="file to write (default: report.html in the run folder)")
+    args = parser.parse_args(argv)
+    out.print(str(report.build(args.run, args.out)), markup=False, soft_wrap=True)
+    return 0
+
+
+def compare_(argv: list[str]) -> int:
+    """Compare finished runs at equal NLL_test, seeds grouped: seqforge compare RUN RUN ..."""
+    parser = Parser(prog="seqforge compare", description=compare_.__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders; the first names the group others are held to")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_argument("--plot", type=Path, help="write NLL_oracle over NLL_test of all runs to this PNG")
+    args = parser.parse_args(argv)
+    found = compare.compare(args.runs)
+    if args.plot:
+        from seqforge import report
+
+        report.compare_png(args.runs, args.plot)
+    print(json.dumps(found, indent=1)) if args.json else print_comparison(found)
+    return 0
+
+
+def export_(argv: list[str]) -> int:
+    """Write a run's generator as the hub reads it: seqforge export RUN --out DIR."""
+    parser = Parser(prog="seqforge export", description=export_.__doc__)
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for weights, tokenizer and model card")
+    parser.add_argument("--checkpoint", help="pre-trained, final, or a step (default: the newest)")
+    parser.add_argument("--push", help="also push it to this repository of the Hugging Face hub (USER/NAME)")
+    args = parser.parse_args(argv)
+    folder = evaluate.export(args.run, args.out, args.checkpoint)
+    if args.push:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(args.push, exist_ok=True)
+        api.upload_folder(repo_id=args.push, folder_path=folder)
+    out.print(str(folder), markup=False, soft_wrap=True)
+    return 0
+
+
+def recipes_(argv: list[str]) -> int:
+    """List the shipped recipes: seqforge recipes [NAME shows one]."""
+    parser = Parser(prog="seqforge recipes", description=recipes_.__doc__)
+    parser.add_argument("name", nargs="?", help="a recipe to print")
+    args = parser.parse_args(argv)
+    if args.name:
+        print(recipes.path_of(args.name).read_text(), end="")
+        return 0
+    table = Table("recipe", "method", "purpose", "time on 2 cores", box=None, pad_edge=False)
+    for name in recipes.names():
+        r = recipes.read(name)
+        table.add_row(name, r["method"], r["purpose"], r["time"])
+    out.print(table)
+    return 0

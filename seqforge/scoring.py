@@ -1,0 +1,128 @@
+"""All text metrics of one set of samples, by name: what `seqforge score` and `seqforge evaluate` both run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import torch
+
+from seqforge.data.corpus import Split
+from seqforge.metrics import embedders, lm
+from seqforge.metrics.bleu import Smoothing, bleu, bleu_f1, reverse_bleu
+from seqforge.metrics.distinct import distinct
+from seqforge.metrics.embsim import embsim
+from seqforge.metrics.frechet import fed
+from seqforge.metrics.lengths import lengths
+from seqforge.metrics.mauve import mauve
+from seqforge.metrics.ms_jaccard import ms_jaccard
+from seqforge.metrics.ngrams import References, Texts
+from seqforge.metrics.novelty import novelty
+from seqforge.metrics.score import Score
+from seqforge.metrics.self_bleu import self_bleu
+
+QUICK = ["bleu", "self_bleu", "reverse_bleu", "bleu_f1", "distinct", "ms_jaccard", "novelty", "length", "fed"]
+SLOW = ["mauve", "embsim", "lm", "reverse_lm"]
+LEAST = 2  # sequences on either side
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is scored, all over one vocabulary. words: the text of every id; fit: a recipe of a language model.
+
+    train: what the generator was trained on, where that is known: novelty and the LM score need it.
+    """
+
+    samples: Split
+    references: Split
+    train: Split | None
+    words: list[str]
+    eos_id: int | None
+    fit: lm.Fit
+
+
+def known_metrics(names: Sequence[str]) -> list[str]:
+    """`all` and `quick` written out. Raises ValueError naming one that is not known."""
+    found = []
+    for name in names:
+        group = {"all": QUICK + SLOW, "quick": QUICK}.get(name, [name])
+        if group == [name] and name not in QUICK + SLOW:
+            raise ValueError(f"unknown metric {name!r}; known: {', '.join(QUICK + SLOW)}, quick, all")
+        found += [g for g in group if g not in found]
+    return found
+
+
+def score(
+    sets: Sets,
+    names: Sequence[str],
+    facts: dict[str, object],
+    temperature: float | None = None,
+    seed: int = 1,
+    smoothing: Smoothing = "method1",
+    embedder: str = "tfidf",
+) -> list[Score]:
+    """The metrics `names`, in that order; those that need training text are left out where there is none."""
+    assert smoothing in get_args(Smoothing)
+    for what, split in (("samples", sets.samples), ("references", sets.references)):
+        if len(split) < LEAST:
+            raise ValueError(f"{len(split)} {what}; the metrics need at least {LEAST}")
+    texts, real = texts_of(sets.samples, sets.eos_id), texts_of(sets.references, sets.eos_id)
+    names = known_metrics(names)
+    common = {"facts": facts, "temperature": temperature, "seed": seed}
+    index = References(real) if any("bleu" in n and n != "self_bleu" for n in names) else None
+    features: dict[str, object] = {}
+    found: list[Score] = []
+    for name in names:
+        if name in ("bleu", "reverse_bleu", "bleu_f1"):
+            assert index is not None
+            function = {"bleu": bleu, "reverse_bleu": reverse_bleu, "bleu_f1": bleu_f1}[name]
+            found += function(texts, index, smoothing=smoothing, **common)
+        elif name == "self_bleu":
+            found += self_bleu(texts, smoothing=smoothing, **common)
+        elif name == "distinct":
+            found += distinct(texts, **common)
+        elif name == "ms_jaccard":
+            found += ms_jaccard(texts, real, **common)
+        elif name == "length":
+            found += lengths(texts, real, **common)
+        elif name == "novelty" and sets.train is not None:
+            found += novelty(texts, texts_of(sets.train, sets.eos_id), **common)
+        elif name in ("fed", "mauve"):
+            if not features:
+                features = _features(sets, embedder)
+            found += {"fed": fed, "mauve": mauve}[name](**features, **common)  # type: ignore[arg-type]
+        elif name == "embsim":
+            found += embsim(words_of(sets.samples, sets), words_of(sets.references, sets), **common)
+        elif name == "lm" and sets.train is not None:
+            found += lm.lm_score(sets.samples, sets.train, sets.fit, **common)
+        elif name == "reverse_lm":
+            found += lm.reverse_lm_score(sets.samples, sets.references, sets.fit, **common)
+    return [replace(s, temperature=temperature) for s in found]
+
+
+def texts_of(split: Split, eos_id: int | None) -> Texts:
+    """Without the end tokens."""
+    return Texts.from_ids(split.ids.cpu().numpy(), word_lengths(split, eos_id).cpu().numpy())
+
+
+def word_lengths(split: Split, eos_id: int | None) -> torch.Tensor:
+    """(N,) tokens of each sequence, its end token not counted."""
+    if eos_id is None:
+        return split.lengths
+    last = split.ids.gather(1, (split.lengths - 1)[:, None]).squeeze(1)
+    return split.lengths - (last == eos_id).long()
+
+
+def words_of(split: Split, sets: Sets) -> list[list[str]]:
+    """The tokens of every sequence as text."""
+    counts = word_lengths(split, sets.eos_id).tolist()
+    return [[sets.words[i] for i in row[:n]] for row, n in zip(split.ids.tolist(), counts, strict=True)]
+
+
+def _features(sets: Sets, embedder: str) -> dict[str, object]:
+    references = words_of(sets.references, sets)
+    embed = embedders.embedder(embedder, references)
+    return {
+        "samples_features": embed(words_of(sets.samples, sets)),
+        "reference_features": embed(references),
+        "embedder": embed.name,
+    }
