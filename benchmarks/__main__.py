@@ -14,12 +14,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import torch
 
-from benchmarks.sections import SECTIONS, machine_limit
+from benchmarks.sections import SECTIONS, machine_limit, precisions
 
 
 def one(name: str, device: torch.device) -> dict:
     """The section's figures with the limit of the same process and its peak memory."""
-    limits = {p: machine_limit(d, device) for p, d in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    limits = {p: machine_limit(d, device) for p, d in precisions(device).items()}
     found = SECTIONS[name](device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if device.type == "cuda":
@@ -30,7 +30,8 @@ def one(name: str, device: torch.device) -> dict:
 def show(name: str, found: dict) -> None:
     print(f"\n{name}: {(SECTIONS[name].__doc__ or '').strip()}")
     limits = found["limits"]
-    print(f"  limit {limits['fp32']:.0f} GFLOP/s float32, {limits['bf16']:.0f} bfloat16; peak {found['peak_mib']} MiB")
+    told = ", ".join(f"{value:.0f} GFLOP/s {p}" for p, value in limits.items())
+    print(f"  limit {told}; peak {found['peak_mib']} MiB")
     for precision, seconds in found.get("ours", {}).items():
         least = found["gflop"] / limits[precision]
         print(
@@ -38,6 +39,8 @@ def show(name: str, found: dict) -> None:
             f"({found['plain'] / seconds:.1f} times), "
             f"least by the limit {least:.2f} s ({least / seconds:.0%} of it reached)"
         )
+    for what, seconds in found.get("seconds", {}).items():
+        print(f"  {what:<24}{seconds:.2f} s")
     for case, seconds in found.items():
         if case.startswith("V "):
             print(f"  {case:<16} sampling {seconds['sampling']:.3f} s   likelihood {seconds['likelihood']:.3f} s")

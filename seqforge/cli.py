@@ -13,8 +13,9 @@ from pathlib import Path
 
 from seqforge import __version__, cli_data, cli_runs, options
 from seqforge.options import Parser
+from seqforge.settings import RunConfig, build
 from seqforge.tables import out
-from seqforge.training import METHODS, Interrupted, RunConfig, build, resume, train, write_report
+from seqforge.training import METHODS, Interrupted, resume, train, write_report
 
 
 def train_(argv: list[str]) -> int:
@@ -29,7 +30,19 @@ def train_(argv: list[str]) -> int:
     values = options.parse_train(method, argv[1:]).as_dict()
     recipe, given, start = values.pop("recipe"), values.pop("out"), values.pop("from")
     config, method_config = build(RunConfig, values), build(METHODS[method][0], values)
+    _warn_if_busy(config.threads)
     return _show(train(method, config, method_config, given, start, recipe))
+
+
+def _warn_if_busy(threads: int) -> None:
+    """Threads wait for the slowest of them at every step: beside other work two can take ten times as long as one."""
+    cores = os.cpu_count() or 1
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    free = max(1, cores - round(busy))
+    if not threads and "OMP_NUM_THREADS" not in os.environ and free < cores <= 16:
+        warnings.warn(
+            f"{busy:.1f} of {cores} cores are busy; if they stay so, --threads {free} is faster", stacklevel=2
+        )
 
 
 def resume_(argv: list[str]) -> int:

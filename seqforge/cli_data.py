@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import pickle
+import pickletools
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,11 +21,13 @@ from seqforge.data import fetch, inspect, published, tokens
 from seqforge.data.corpus import Split
 from seqforge.data.pack import Lengths, pack
 from seqforge.data.readers import Document, Format, OnError, read
+from seqforge.data.readers.files import BOM
 from seqforge.methods.mle import fit_language_model
 from seqforge.options import Parser
+from seqforge.settings import build
 from seqforge.tables import out, print_facts, print_metrics
-from seqforge.training import build
 
+NEED_TRAIN = ("novelty", "lm")  # within "quick" and "all" they are left out without it
 LONGEST_SCORED = 2048  # tokens; one longer line would size the tables of all
 
 
@@ -51,14 +54,8 @@ def inspect_(argv: list[str]) -> int:
     if source == "oracle":
         raise ValueError("data inspect: an oracle's sequences are numbers without meaning; give a file, folder or demo")
     documents, corpus = corpora.documents_and_corpus(config)
-    chosen = asdict(corpora.effective(config, corpus))
-    names = ("format", "tokenizer", "vocab_size", "min_frequency", "max_length", "overlong")
-    settings = {f"data.{k}": chosen[k] for k in names} | {
-        "data.format": documents["train"].format,
-        "data.vocab_size": corpus.vocab_size,
-        "data.min_frequency": corpora.frequency_of(config, documents["train"].texts, corpus.kind),
-    }
-    found = inspect.facts(documents, corpus, settings)
+    settings = {f"data.{k}": v for k, v in corpora.settings(config, documents, corpus).items()}
+    found = inspect.facts(documents, corpora.texts_of(documents, config), corpus, settings)
     print(json.dumps(found, indent=1, ensure_ascii=False)) if as_json else _print_inspected(found)
     return 0
 
@@ -118,9 +115,9 @@ def decode_(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if (args.tokenizer is None) == (args.vocab is None):
         raise ValueError("data decode needs one of --tokenizer and --vocab")
-    tokenizer = _tokenizer_at(args.tokenizer) if args.tokenizer else _vocabulary_at(args.vocab)
+    tokenizer, size = _tokenizer_at(args.tokenizer) if args.tokenizer else _vocabulary_at(args.vocab)
     document = read(args.file, "ids")
-    found = tokens.read_ids(document.texts, document.place, tokenizer.get_vocab_size())
+    found = tokens.read_ids(document.texts, document.place, size, "give the tokenizer or vocabulary that made the ids")
     ends = np.cumsum(found.lengths)
     rows = [found.ids[b - n : b].tolist() for b, n in zip(ends, found.lengths, strict=True)]
     text = "\n".join(tokenizer.decode_batch(rows, skip_special_tokens=True)) + "\n"
@@ -129,24 +126,49 @@ def decode_(argv: list[str]) -> int:
     return 0
 
 
-def _tokenizer_at(path: Path) -> Tokenizer:
+def _tokenizer_at(path: Path) -> tuple[Tokenizer, int]:
+    """The tokenizer, and the number of its ids before an end token was added to it."""
     if (path / "config.yaml").is_file():
-        return evaluate.load_tokenizer(evaluate.find_checkpoint(path))
+        tokenizer = evaluate.load_tokenizer(evaluate.find_checkpoint(path))
+        return tokenizer, tokens.size_of(tokenizer)
     if not path.is_file():
         raise ValueError(f"--tokenizer {path}: no such file; give a tokenizer.json or a run folder")
-    return tokens.open_tokenizer(path, "<eos>")[0]
+    return tokens.open_tokenizer(path, "<eos>")[0], tokens.size_of(tokens.read_tokenizer(path))
 
 
-def _vocabulary_at(path: Path) -> Tokenizer:
+def _vocabulary_at(path: Path) -> tuple[Tokenizer, int]:
     """A tokenizer that only decodes: words in the order of their ids, or a pickle of them."""
     if not path.is_file():
         raise ValueError(f"--vocab {path}: no such file")
     raw = path.read_bytes()
-    if raw[:1] == b"\x80" or raw[:3] in (b"(lp", b"(dp", b"(l.", b"ccop"):
+    if _is_pickle(raw):
         words = _words_of(_load_words(path, raw), path)
     else:
-        words = [line.rstrip("\r") for line in raw.decode("utf-8").removesuffix("\n").split("\n")]
-    return tokens.vocabulary(words, str(path))
+        lines = enumerate(raw.removeprefix(BOM).removesuffix(b"\n").split(b"\n"), 1)
+        words = [_word(line, f"{path}:{number}") for number, line in lines]
+    return tokens.vocabulary(words, str(path)), len(words)
+
+
+def _is_pickle(raw: bytes) -> bool:
+    """By the first byte since protocol 2; before that, where it reads as one from its first byte to its last."""
+    if raw[:1] == b"\x80" or not raw.endswith(pickle.STOP):
+        return raw[:1] == b"\x80"
+    try:
+        *_, (_, _, end) = pickletools.genops(raw)
+    except UnicodeDecodeError:  # Python 2's strings are bytes
+        return raw[:1] in (b"(", b"]", b"}")
+    except Exception:  # it fails in as many ways as there are files
+        return False
+    return end == len(raw) - 1
+
+
+def _word(line: bytes, place: str) -> str:
+    try:
+        return line.removesuffix(b"\r").decode()
+    except UnicodeDecodeError as e:
+        raise ValueError(
+            f"{place}: 0x{line[e.start]:02x} is not UTF-8; convert the file (iconv -f latin1 -t utf-8)"
+        ) from e
 
 
 class _WordsOnly(pickle.Unpickler):
@@ -170,9 +192,9 @@ def _words_of(found: Any, path: Path) -> list[str]:
     if isinstance(found, dict):
         pairs = {v: k for k, v in found.items()} if all(isinstance(v, int) for v in found.values()) else found
         if not all(isinstance(k, int) and isinstance(v, str) for k, v in pairs.items()):
-            raise ValueError(f"{path}: holds a dict that does not join words and numbers")
-        if sorted(pairs) != list(range(len(pairs))):
-            raise ValueError(f"{path}: its ids are not 0 to {len(pairs) - 1}, each once")
+            raise ValueError(f"{path}: holds a dict that does not join words and numbers; give word -> id")
+        if sorted(pairs) != list(range(len(found))):
+            raise ValueError(f"{path}: its ids are not 0 to {len(found) - 1}, each once; number the words anew")
         return [pairs[i] for i in range(len(pairs))]
     if isinstance(found, list) and all(isinstance(w, str) for w in found):
         return found
@@ -202,6 +224,9 @@ def score_(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     args = parser.parse_args(argv)
     names = scoring.known_metrics(args.metrics)
+    for name in NEED_TRAIN:
+        if name in args.metrics and not args.train:
+            raise ValueError(f"--metrics {name}: needs the text trained on; give it by --train FILE")
     sets, kind = _sets_of(args)
     found = scoring.score(sets, names, {"tok": kind}, None, args.seed, args.smoothing, args.embedder)
     plain = [asdict(s) for s in found]
@@ -230,7 +255,7 @@ def _sets_of(args: Any) -> tuple[scoring.Sets, str]:
     width = max(s.ids.shape[1] for s in splits.values())
     assert width <= LONGEST_SCORED + 1
     vocabulary = {i: w for w, i in tokenizer.get_vocab().items()}
-    words = [vocabulary.get(i, "") for i in range(tokenizer.get_vocab_size())]
+    words = [vocabulary.get(i, "") for i in range(tokens.size_of(tokenizer))]
     fit: Callable = functools.partial(fit_language_model, vocab_size=len(words), eos_id=eos_id, start_id=eos_id)
     return scoring.Sets(splits["samples"], splits["references"], splits.get("train"), words, eos_id, fit), kind
 
@@ -242,8 +267,12 @@ def _scoring_tokenizer(args: Any, documents: dict[str, Document], texts: dict[st
     if name not in ("auto", "word", "punct", "char", "ids"):
         if not Path(name).is_file():
             raise ValueError(f"--tokenizer {name}: must be auto, word, punct, char, ids, or a tokenizer.json")
+        if args.lowercase:
+            raise ValueError(
+                f"--lowercase: --tokenizer {name} has a way of its own with capitals; leave one of them out"
+            )
         tokenizer, eos_id = tokens.open_tokenizer(Path(name), "<eos>")
-        return tokenizer, Path(name).name, eos_id
+        return tokenizer, tokens.name_of(name, tokenizer), eos_id
     kind, blanks = tokens.choose_kind(documents["references"].texts)
     if name == "ids" or (name == "auto" and documents["references"].format == "ids"):
         kind, blanks = "word", True
@@ -262,9 +291,9 @@ def _split_of(tokenizer: Tokenizer, eos_id: int, document: Document, texts: list
     try:
         return pack(encoded, eos_id, longest, document.place, document.path)[0]
     except ValueError as e:
-        most = int(encoded.lengths.max())
+        i = int(encoded.lengths.argmax())
         raise ValueError(
-            f"{document.path}: a sequence of {most} tokens; at most {LONGEST_SCORED} are scored: cut it"
+            f"{document.place(i)}: {encoded.lengths[i]} tokens; at most {LONGEST_SCORED} are scored: cut it"
         ) from e
 
 

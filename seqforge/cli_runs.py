@@ -13,10 +13,12 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from seqforge import compare, corpora, evaluate, generate, recipes
+from seqforge.data.tokens import unknown_id
 from seqforge.options import Parser
 from seqforge.sampling import Filter
+from seqforge.settings import RunConfig, build, settle
 from seqforge.tables import out, print_comparison, print_scores
-from seqforge.training import RunConfig, build, settle, write_report
+from seqforge.training import write_report
 
 
 def generate_(argv: list[str]) -> int:
@@ -28,7 +30,7 @@ def generate_(argv: list[str]) -> int:
     parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
     parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that hold this share only")
     parser.add_argument("--prompt", default="", help="a beginning to complete")
-    parser.add_argument("--min-length", type=int, default=0, help="least tokens before a sequence may end")
+    parser.add_argument("--min-length", type=int, default=0, help="least tokens, end token included")
     parser.add_argument("--max-length", type=int, help="most tokens, end token included (default: the run's)")
     parser.add_argument("--unique", action="store_true", help="no sequence twice")
     parser.add_argument("--no-unk", action="store_true", help="never draw the unknown token")
@@ -44,23 +46,27 @@ def generate_(argv: list[str]) -> int:
     folder = evaluate.find_checkpoint(args.run, args.checkpoint)
     generator, tokenizer = evaluate.load_generator(folder), evaluate.load_tokenizer(folder)
     data = evaluate.read_config(args.run)["data"]
-    horizon = args.max_length or data["max_length"]
+    horizon = data["max_length"] if args.max_length is None else args.max_length
     if horizon < 1 or not 0 <= args.min_length <= horizon:
         raise ValueError(f"--min-length is {args.min_length}, --max-length {horizon}; give 0 <= min <= max, max >= 1")
-    unknown = tokenizer.token_to_id(data.get("unk_token", "<unk>")) if generator.eos_id is not None else None
+    numbers = data["source"] == "oracle" or data.get("tokenizer") == "ids"
+    unknown = None if numbers else unknown_id(tokenizer, data.get("unk_token", "<unk>"))
     banned = (unknown,) if args.no_unk and unknown is not None else ()
     filter = Filter(args.temperature, args.top_k, args.top_p, banned, args.min_length)
-    prompt = _prompt_ids(tokenizer, args.prompt, unknown)
+    prompt = _prompt_ids(tokenizer, args.prompt, unknown, generator.eos_id, numbers)
     drawn = generate.generate(generator, tokenizer, args.n, horizon, filter, args.seed, prompt, args.unique)
     as_json = args.json or (args.out is not None and args.out.suffix == ".jsonl")
     with sink(args.out) as file:
         for one in drawn:
-            file.write((one.as_json() if as_json else one.text.replace("\n", " ")) + "\n")
+            file.write((one.as_json() if as_json else " ".join(one.text.splitlines())) + "\n")
     return 0
 
 
-def _prompt_ids(tokenizer: Tokenizer, prompt: str, unknown: int | None) -> list[int]:
+def _prompt_ids(tokenizer: Tokenizer, prompt: str, unknown: int | None, end: int | None, numbers: bool) -> list[int]:
+    """The ids of a prompt. Raises ValueError where it holds what the run does not know, or an end."""
     found = tokenizer.encode(prompt, add_special_tokens=False)
+    if end in found.ids:
+        raise ValueError(f"--prompt: {prompt!r} holds the end token {tokenizer.id_to_token(end)}; leave it out")
     if len(found.ids) and unknown in found.ids:
         at = found.ids.index(unknown)
         start, end = found.offsets[at]
@@ -69,8 +75,9 @@ def _prompt_ids(tokenizer: Tokenizer, prompt: str, unknown: int | None) -> list[
     words = prompt.split()
     if words and not len(found.ids):
         raise ValueError(f"--prompt: the run's tokenizer finds no token in {prompt!r}")
-    if tokenizer.token_to_id("0") == 0 and any(tokenizer.token_to_id(w) is None for w in words):
-        raise ValueError(f"--prompt: {prompt!r} holds what is no token id of this run")
+    strange = next((w for w in words if tokenizer.token_to_id(w) is None), None) if numbers else None
+    if strange is not None:
+        raise ValueError(f"--prompt: {strange!r} is no token id of this run; use another")
     return found.ids
 
 
@@ -79,6 +86,7 @@ def sink(path: Path | None) -> Iterator[TextIO]:
     """The terminal, or a file that appears whole or not at all."""
     if path is None:
         yield sys.stdout
+        sys.stdout.flush()  # a closed pipe is found out here, where it is handled, not when Python ends
         return
     if path.is_dir():
         raise ValueError(f"--out {path}: is a folder; give the path of the file to write")

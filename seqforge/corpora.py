@@ -91,8 +91,10 @@ class DataConfig:
         for name in ("seed", "oracle_seed"):
             if not 0 <= getattr(self, name) < 2**61:  # the three sets take seeds of their own, up to 3 * seed + 2
                 raise ValueError(f"data.{name} is {getattr(self, name)}, but must lie between 0 and 2^61 - 1")
-        if not self.eos_token or self.eos_token == self.unk_token or self.eos_token.split() != [self.eos_token]:
+        if self.eos_token == self.unk_token or self.eos_token.split() != [self.eos_token]:
             raise ValueError(f"data.eos_token is {self.eos_token!r}; give a word of its own, other than data.unk_token")
+        if self.unk_token.split() != [self.unk_token]:
+            raise ValueError(f"data.unk_token is {self.unk_token!r}; give one word without blanks")
 
 
 def load(config: DataConfig) -> Corpus:
@@ -104,7 +106,10 @@ def documents_and_corpus(config: DataConfig) -> tuple[dict[str, Document], Corpu
     """What was read, by train, valid and test where each has a file, and the corpus made of it. Not of an oracle."""
     if config.source == "demo":
         return _demo(config)
-    documents = {name: read_document(path, config) for name, path in find_files(config).items()}
+    documents = {
+        name: read_document(path, config, (config.limit or None) if name == "train" else None)
+        for name, path in find_files(config).items()
+    }
     return documents, build(documents, config)
 
 
@@ -115,6 +120,22 @@ def effective(config: DataConfig, corpus: Corpus) -> DataConfig:
     overlong = "truncate" if config.overlong == "auto" and config.max_length is None else config.overlong
     kind = config.tokenizer if config.tokenizer != "auto" else corpus.kind
     return dataclasses.replace(config, max_length=corpus.max_length, overlong=overlong, tokenizer=kind)
+
+
+def settings(config: DataConfig, documents: dict[str, Document], corpus: Corpus) -> dict[str, object]:
+    """What was found, as options that make the same corpus; None where an option has no part in it."""
+    full, trained = effective(config, corpus), corpus.kind in get_args(tokens.Kind)
+    numbers = corpus.kind == "ids"
+    given = corpus.vocab_size - (corpus.eos_id is not None if numbers else 0)  # ids are counted without an end token
+    frequency = frequency_of(config, texts_of(documents, config)["train"], corpus.kind) if trained else None
+    return {
+        "format": documents["train"].format,
+        "tokenizer": full.tokenizer,
+        "vocab_size": given if trained or numbers else None,
+        "min_frequency": frequency,
+        "max_length": full.max_length,
+        "overlong": full.overlong,
+    }
 
 
 def find_files(config: DataConfig) -> dict[str, str]:
@@ -134,9 +155,9 @@ def find_files(config: DataConfig) -> dict[str, str]:
     return {**files, **given}
 
 
-def read_document(path: str, config: DataConfig) -> Document:
-    """Read one file; what was left out is told in a warning."""
-    document = read(path, config.format, config.column, config.on_error, config.limit or None)
+def read_document(path: str, config: DataConfig, most: int | None = None) -> Document:
+    """Read one file, at most `most` sequences of it; what was left out is told in a warning."""
+    document = read(path, config.format, config.column, config.on_error, most)
     for reason, count in document.skipped.items():
         first = document.first_skipped[reason]
         warnings.warn(f"{path}: left out {count} x {reason} (the first: {first})", stacklevel=2)
@@ -186,7 +207,7 @@ def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: 
     train = documents["train"]
     parts = _split(documents, config)
     kind, blanks = _kind_of(train, config)
-    texts = {name: [documents[source].texts[i] for i in rows] for name, (source, rows) in parts.items()}
+    texts = texts_of(documents, config)
     learn_from = texts["train"] + (whole_vocabulary or [])
     tokenizer, eos_id, encoded = _tokenize(kind, blanks, documents, parts, texts, learn_from, config)
     fit = choose_lengths(encoded["train"].lengths, config.max_length, config.overlong, eos_id is not None)
@@ -199,7 +220,7 @@ def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: 
     _warn_if_few(train, splits)
     return Corpus(
         **splits,
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=tokens.size_of(tokenizer),
         max_length=fit.longest,
         start_id=0 if eos_id is None else eos_id,
         eos_id=eos_id,
@@ -207,7 +228,7 @@ def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: 
         source=f"{train.format}:{Path(train.path).name}",
         digest=splits["train"].digest(),
         kind=kind,
-        unk_id=tokenizer.token_to_id(config.unk_token) if eos_id is not None and kind != "ids" else None,
+        unk_id=tokens.unknown_id(tokenizer, config.unk_token) if kind != "ids" else None,
     )
 
 
@@ -233,6 +254,12 @@ def _split(documents: dict[str, Document], config: DataConfig) -> Parts:
     return {"train": ("train", rows), **parts}
 
 
+def texts_of(documents: dict[str, Document], config: DataConfig) -> dict[str, list[str]]:
+    """The sequences of train, valid and test as they were read."""
+    parts = _split(documents, config)
+    return {name: [documents[source].texts[i] for i in rows] for name, (source, rows) in parts.items()}
+
+
 def _kind_of(document: Document, config: DataConfig) -> tuple[str, bool]:
     """word, punct, char, bpe, ids or a path, and whether blanks count."""
     if config.tokenizer != "auto":
@@ -244,7 +271,7 @@ def _kind_of(document: Document, config: DataConfig) -> tuple[str, bool]:
         return config.tokenizer, config.tokenizer != "char" or tokens.choose_kind(document.texts)[1]
     if document.format == "ids":
         return "ids", True
-    return ("word", True) if document.format == "json" else tokens.choose_kind(document.texts)  # ScratchGAN's is split
+    return tokens.choose_kind(document.texts)
 
 
 def _tokenize(
@@ -261,7 +288,7 @@ def _tokenize(
     if kind == "ids":
         return _tokenize_ids(texts, places, documents["train"].path, config)
     if kind in get_args(tokens.Kind):
-        frequency = 1 if config.source == "demo" else frequency_of(config, learn_from, kind)
+        frequency = frequency_of(config, learn_from, kind)
         size = config.vocab_size or (None if kind == "bpe" else MOST_TYPES)
         names = (config.eos_token, config.unk_token)
         tokenizer = tokens.train_tokenizer(kind, learn_from, size, frequency, *names, config.lowercase, blanks)  # type: ignore[arg-type]
@@ -276,6 +303,8 @@ def _tokenize(
 
 def frequency_of(config: DataConfig, texts: list[str], kind: str) -> int:
     """How often a type must occur: as given, or twice where there is text enough to learn what `unknown` stands for."""
+    if config.source == "demo":
+        return 1  # all its words are known, and none is rare
     words = sum(len(text) if kind == "char" else text.count(" ") + 1 for text in texts)
     return config.min_frequency or (2 if words >= ENOUGH_FOR_UNKNOWN else 1)
 
@@ -305,7 +334,7 @@ def _tokenize_ids(
         )
     vocab_size = config.vocab_size or largest + 1
     lengths = np.concatenate([e.lengths for e in encoded.values()])
-    if (lengths == lengths[0]).all() and config.max_length in (None, int(lengths[0])):
+    if (lengths == lengths[0]).all() and (config.max_length or 0) <= lengths[0]:
         return ids_tokenizer(vocab_size), None, encoded
     return ids_tokenizer(vocab_size, config.eos_token), vocab_size, encoded
 

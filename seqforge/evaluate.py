@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from seqforge import checkpoint, scoring
 from seqforge.compare import gap_at_one, points_of
+from seqforge.data import tokens
 from seqforge.data.corpus import Corpus, Split
 from seqforge.grammars import Grammar
 from seqforge.methods import mle
@@ -118,7 +120,8 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
 
     novel: held to the training text as well; not where the samples are a part of it.
     """
-    facts: dict[str, object] = {"temp": temperature, "seed": config.seed, "tok": corpus.kind, "data": corpus.source}
+    tok = tokens.name_of(corpus.kind, corpus.tokenizer)
+    facts: dict[str, object] = {"temp": temperature, "seed": config.seed, "tok": tok, "data": corpus.source}
     vocabulary = {i: w for w, i in corpus.tokenizer.get_vocab().items()}
     words = [vocabulary.get(i, "") for i in range(corpus.vocab_size)]
     fit = functools.partial(
@@ -129,8 +132,11 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
     found = []
     if isinstance(corpus.judge, Grammar):
         found += judged(corpus.judge, scoring.words_of(samples, sets), facts, temperature, config.seed)
-    if temperature == 1.0:
-        found += scoring.score(sets, config.metrics, facts, temperature, config.seed, embedder=config.embedder)
+    for name in known_metrics(config.metrics) if temperature == 1.0 else []:
+        try:
+            found += scoring.score(sets, [name], facts, temperature, config.seed, embedder=config.embedder)
+        except ValueError as e:  # too few sequences, or all alike: the run's other figures stand
+            warnings.warn(f"{name} is left out: {e}", stacklevel=2)
     return found
 
 

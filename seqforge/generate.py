@@ -12,6 +12,7 @@ from seqforge.models.generator import Generator
 from seqforge.sampling import Filter, begin, begin_with, chunk_rows, complete, uniform
 
 DRAWS_FOR_EACH = 200  # tries for every distinct sequence asked for, before `unique` gives up
+LEAST_DRAWN = 64  # rows at once where `unique` looks for its last few
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def generate(
     seen: set[str] = set()
     given = drawn = 0
     while given < n:
-        rows = each if unique else min(each, n - given)
+        rows = min(each, max(n - given, LEAST_DRAWN if unique else 0))
         for one in _chunk(generator, tokenizer, rows, max_length, filter, rng, prompt):
             drawn += 1
             if unique and one.text in seen:

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from seqforge import recipes
-from seqforge.training import METHODS, RunConfig, dataclass_of
+from seqforge.settings import RunConfig, dataclass_of
+from seqforge.training import METHODS
 
 
 class Parser(ArgumentParser):

@@ -285,18 +285,13 @@ def weighted_nll(
 
     read (B,T): tokens that the generator reads in place of `ids`, as in scheduled sampling: p(y_t | read_<t).
     """
-    mask = mask_of(lengths, ids.shape[1])
-    weight = weight * mask
     read = ids if read is None else read
     if isinstance(generator, HeadedGenerator):
-        longest = int(lengths.max())
-        hidden, mask = _all_hidden(generator, read[:, :longest]), mask[:, :longest]
-        loss, inside = head_weighted_nll(
-            generator.head, hidden[mask], ids[:, :longest][mask], weight[:, :longest][mask]
-        )
-        logp = inside.new_zeros(ids.shape)
-        logp[:, :longest][mask] = inside
-        return loss, logp
+        hidden, real = _hidden_within(generator, read, lengths)
+        loss, logp = head_weighted_nll(generator.head, hidden, ids[real], weight[real])
+        return loss, logp.new_zeros(ids.shape).masked_scatter(real, logp)
+    mask = mask_of(lengths, ids.shape[1])
+    weight = weight * mask
     first, state = generator.start(ids.shape[0])
     later, _ = generator.extend(read[:, :-1], state)
     logp = log_softmax_at(torch.cat([first[:, None], later], dim=1), ids) * mask
@@ -337,14 +332,22 @@ def sequence_nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature
 def _nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float) -> Tensor:
     if not isinstance(generator, HeadedGenerator):
         return -log_probs(generator, ids, lengths, temperature)
+    hidden, real = _hidden_within(generator, ids, lengths)
+    logp = head_log_probs(generator.head, hidden, ids[real], temperature)
+    return -logp.new_zeros(ids.shape).masked_scatter(real, logp)
+
+
+def _hidden_within(generator: HeadedGenerator, read: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden vectors (K,H) of the K tokens within the sequences, row by row, and where those are in (B,T).
+
+    Padding costs nothing in the head, which costs the most, and no step is taken past the longest sequence.
+    """
     longest = int(lengths.max())
-    mask = mask_of(lengths, longest)
-    inside = head_log_probs(
-        generator.head, _all_hidden(generator, ids[:, :longest])[mask], ids[:, :longest][mask], temperature
-    )
-    nll = inside.new_zeros(ids.shape)
-    nll[:, :longest][mask] = -inside
-    return nll
+    real = mask_of(lengths, read.shape[1])
+    hidden = _all_hidden(generator, read[:, :longest])
+    if int(lengths.min()) == longest:
+        return hidden.flatten(0, 1), real
+    return hidden[real[:, :longest]], real
 
 
 def _all_hidden(generator: HeadedGenerator, ids: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ def score(
     for what, split in (("samples", sets.samples), ("references", sets.references)):
         if len(split) < LEAST:
             raise ValueError(f"{len(split)} {what}; the metrics need at least {LEAST}")
-    texts, real = texts_of(sets.samples, sets.eos_id), texts_of(sets.references, sets.eos_id)
+    words = tuple(sets.words)  # one object: what is held against each other shares it
+    texts, real = (texts_of(s, sets.eos_id, words) for s in (sets.samples, sets.references))
     names = known_metrics(names)
     common = {"facts": facts, "temperature": temperature, "seed": seed}
     index = References(real) if any("bleu" in n and n != "self_bleu" for n in names) else None
@@ -85,7 +86,7 @@ def score(
         elif name == "length":
             found += lengths(texts, real, **common)
         elif name == "novelty" and sets.train is not None:
-            found += novelty(texts, texts_of(sets.train, sets.eos_id), **common)
+            found += novelty(texts, texts_of(sets.train, sets.eos_id, words), **common)
         elif name in ("fed", "mauve"):
             if not features:
                 features = _features(sets, embedder)
@@ -99,9 +100,10 @@ def score(
     return [replace(s, temperature=temperature) for s in found]
 
 
-def texts_of(split: Split, eos_id: int | None) -> Texts:
-    """Without the end tokens."""
-    return Texts.from_ids(split.ids.cpu().numpy(), word_lengths(split, eos_id).cpu().numpy())
+def texts_of(split: Split, eos_id: int | None, words: tuple[str, ...] | None = None) -> Texts:
+    """Without the end tokens. With the words of the ids, so that the digest is that of the text, whatever its ids."""
+    texts = Texts.from_ids(split.ids.cpu().numpy(), word_lengths(split, eos_id).cpu().numpy())
+    return replace(texts, words=words)
 
 
 def word_lengths(split: Split, eos_id: int | None) -> torch.Tensor:

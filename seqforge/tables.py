@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 NATS = "nats per token"
+COMPARED = ["nll_oracle", "nll_test", "entropy", "grammatical", "bleu3", "bleu4", "self_bleu3", "self_bleu4", "fed"]
 LEFT_OUT = {f"{n}{k}" for n in ("unique", "ms_jaccard", "bleu_f1_", "distinct") for k in range(1, 6)} - {
     *("ms_jaccard4", "bleu_f1_4", "distinct2", "distinct3")
 }  # of the table on the terminal
@@ -78,15 +79,19 @@ def print_facts(title: str, facts: dict[str, object]) -> None:
 
 
 def print_comparison(found: dict) -> None:
-    table = Table("runs", "seeds", "NLL_oracle", "NLL_test", "entropy", box=None)
-    for name, g in found["groups"].items():
-        cells = [_with_interval(g["scores"].get(k)) for k in ("nll_oracle", "nll_test", "entropy")]
-        table.add_row(name, str(len(g["seeds"])), *cells)
+    """A row a group of runs; then, where there is an oracle, the gaps at equal NLL_test."""
+    groups = found["groups"]
+    names = [n for n in COMPARED if any(n in g["scores"] for g in groups.values())]
+    table = Table("runs", "seeds", *names, box=None)
+    for name, g in groups.items():
+        table.add_row(name, str(len(g["seeds"])), *[_with_interval(g["scores"].get(k)) for k in names])
     out.print(table)
-    out.print("temperature 1, nats per token, mean ± 95 % interval over seeds\n")
+    out.print("temperature 1, likelihoods in nats per token, mean ± 95 % interval over seeds; all scores by --json\n")
+    if "nll_oracle" not in names:
+        return
     out.print("NLL_oracle at equal NLL_test, less that of:")
     table = Table("runs", "against", "as it is", "over temperatures", "seeds", box=None)
-    for name, g in found["groups"].items():
+    for name, g in groups.items():
         table.add_row(name, "its pre-trained", *_gap_cells(g["to_pretrained"]))
     for gap in found["gaps"]:
         table.add_row(gap["of"], gap["against"], *_gap_cells(gap))

@@ -6,6 +6,7 @@ folder = train("seqgan", RunConfig(data=DataConfig(source="captions.txt")), SeqG
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import platform
 import shutil
@@ -13,9 +14,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -26,9 +26,9 @@ except ImportError:  # Windows has none
 
 from seqforge import __version__, checkpoint, corpora, evaluate
 from seqforge.data.corpus import Corpus
-from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import mle, pg_bleu, scheduled_sampling, seqgan
-from seqforge.run import CheckpointConfig, Run, pre_trained
+from seqforge.run import Run, pre_trained
+from seqforge.settings import RunConfig, build, check_words, settle
 
 METHODS: dict[str, tuple[type, Callable, str]] = {
     "mle": (mle.MLETrainConfig, mle.train, "maximum likelihood by teacher forcing"),
@@ -40,37 +40,6 @@ METHODS: dict[str, tuple[type, Callable, str]] = {
     "pg_bleu": (pg_bleu.PGBLEUConfig, pg_bleu.train, "policy gradient on BLEU, SeqGAN's baseline (Yu et al. 2017)"),
     "seqgan": (seqgan.SeqGANConfig, seqgan.train, "policy gradient on a CNN discriminator's verdict (Yu et al. 2017)"),
 }
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Where and how a run is carried out.
-
-    Args:
-        seed: seed of everything random in the run except its data (see --data.seed)
-        device: where to compute; auto takes a GPU if there is one
-        precision: of the discriminator's matrix products, training and scoring; auto is bf16 where the processor has it
-        threads: CPU threads; 0 is torch's choice, one for each core unless OMP_NUM_THREADS says otherwise
-        tensorboard: also write the curves for TensorBoard, into the run folder
-        data: what to train on
-        checkpoint: when the run is saved
-        evaluate: how the generators are scored at the end
-    """
-
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    threads: int = 0
-    tensorboard: bool = False
-    data: corpora.DataConfig = field(default_factory=corpora.DataConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-
-    def __post_init__(self):
-        if self.threads < 0:
-            raise ValueError(f"threads is {self.threads}, but must be 0 (one for each core) or more")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, but must be 0 or more")
 
 
 class Interrupted(Exception):
@@ -90,9 +59,13 @@ def train(
     Without a folder: runs/METHOD-1, -2, ... Raises ValueError naming the value and the remedy; a run refused before its
     first step leaves nothing behind.
     """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r} ({', '.join(METHODS)})")
     expected = METHODS[method][0]
     if not isinstance(method_config, expected):
         raise ValueError(f"{method} takes a {expected.__name__}, not a {type(method_config).__name__}")
+    check_words(config)
+    check_words(method_config)
     settled = settle(config)
     corpus = corpora.load(config.data)  # messages name files as they were given
     _check_start(start, corpus)
@@ -102,15 +75,15 @@ def train(
     plain = {**facts, **dataclasses.asdict(settled), **dataclasses.asdict(method_config)}
     folder = Path(folder) if folder else _free_folder(method)
     run = Run.create(folder, plain, **_run_options(settled))
-    try:
-        with _alone(folder):
+    with _alone(folder):  # outside of what removes the folder: another process may have it
+        try:
             if start:
                 run.start_from(Path(start))
             _carry_out(run, plain, settled, method_config, corpus)
-    except ValueError:
-        if not checkpoint.every(folder / "checkpoints") and run.step == run.first_step:
-            shutil.rmtree(folder)  # refused before the first step: as if never started
-        raise
+        except ValueError:
+            if not checkpoint.every(folder / "checkpoints") and run.step == run.first_step:
+                shutil.rmtree(folder)  # refused before the first step: as if never started
+            raise
     return folder
 
 
@@ -140,12 +113,14 @@ def resume(folder: str | Path) -> bool:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process trains a run at a time. The lock is on config.yaml and ends with the process."""
+    if fcntl is None:
+        yield
+        return
     with (folder / "config.yaml").open() as held:
-        if fcntl is not None:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                raise ValueError(f"{folder}: another process is training this run; wait for it, or stop it") from e
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise ValueError(f"{folder}: another process is training this run; wait for it, or stop it") from e
         yield
 
 
@@ -157,7 +132,7 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
         run.tensorboard = _tensorboard(run.folder)
     with contextlib.closing(run):
         if run.once("start"):
-            run.log("start", "start", data=corpus.digest, **_versions(run, config.threads))
+            run.log("start", "start", **_digests(corpus), **_versions(run, config.threads))
         print(f"run {run.folder}", file=sys.stderr)
         try:
             METHODS[plain["method"]][1](method_config, corpus, run)
@@ -179,56 +154,6 @@ def write_report(folder: Path) -> Path:
     return page
 
 
-def build(cls: type, values: dict[str, Any]) -> Any:
-    """A dataclass from nested plain values."""
-    fields = {f.name: f.type for f in dataclasses.fields(cls)}
-    hints = {name: dataclass_of(cls, name) for name in fields}
-    for k, v in values.items():
-        if hints.get(k) and not isinstance(v, dict):
-            raise TypeError(f"{k} is {v}, but must hold options")
-    return cls(**{k: build(inner, v) if (inner := hints[k]) else v for k, v in values.items() if k in fields})
-
-
-def dataclass_of(cls: type, name: str) -> type | None:
-    """The dataclass that a field holds, if it is a group of options."""
-    default = next(f for f in dataclasses.fields(cls) if f.name == name).default_factory
-    return default if isinstance(default, type) and dataclasses.is_dataclass(default) else None
-
-
-def settle(config: RunConfig) -> RunConfig:
-    """Every "auto" resolved and every path absolute, so that the run goes on alike from any folder; threads are set."""
-    where = device(config.device)
-    if where == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # the generator's numbers are float32's
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    data = config.data
-    names = ("source", "oracle_file", "valid", "test", "tokenizer")
-    paths = {k: v for k in names if (v := getattr(data, k)) and v not in corpora.WORLDS and Path(v).exists()}
-    data = dataclasses.replace(data, **{k: str(Path(v).resolve()) for k, v in paths.items()})
-    numeric = precision(config.precision, where)
-    return dataclasses.replace(config, device=where, precision=numeric, threads=torch.get_num_threads(), data=data)
-
-
-def device(name: str) -> str:
-    """The device a name means on this machine. Raises ValueError for a GPU that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this machine or this build of torch has no GPU; use --device cpu or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def precision(name: str, device: str) -> str:
-    """bf16 by "auto" only where the processor computes it natively."""
-    if name != "auto":
-        return name
-    if device == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        native = any(getattr(torch.cpu, name, lambda: False)() for name in tests)
-    return "bf16" if native else "fp32"
-
-
 def _run_options(config: RunConfig) -> dict[str, Any]:
     return {
         "seed": config.seed,
@@ -238,19 +163,28 @@ def _run_options(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def _digests(corpus: Corpus) -> dict[str, str]:
+    """What a run sees of its data: the three sets as ids, and what the ids stand for."""
+    vocabulary = json.dumps(sorted(corpus.tokenizer.get_vocab().items())).encode()
+    held = {name: getattr(corpus, name).digest() for name in ("valid", "test")}
+    return {"data": corpus.digest, **held, "vocabulary": hashlib.sha256(vocabulary).hexdigest()[:8]}
+
+
 def _check_data(folder: Path, corpus: Corpus) -> None:
-    """A run goes on only with the data it began with, by the digest in its log."""
+    """A run goes on only with the data it began with, by the digests in its log."""
     log = folder / "log.jsonl"
     first = log.read_text().partition("\n")[0] if log.is_file() else ""
     try:
-        began = json.loads(first)["data"] if first else corpus.digest
-    except (ValueError, KeyError):
-        return  # cut off, or not a start record: nothing to hold it to
-    if began != corpus.digest:
-        raise ValueError(
-            f"{folder}: it began with other data (digest {began}; {corpus.source} is {corpus.digest} now); "
-            "bring the file back as it was, or train anew"
-        )
+        began = json.loads(first) if first else {}
+    except ValueError:
+        return  # cut off: nothing to hold it to
+    for name, now in _digests(corpus).items():
+        if began.get(name, now) != now:
+            what = "data" if name == "data" else f"{name} data"
+            raise ValueError(
+                f"{folder}: it began with other {what} (digest {began[name]}; {corpus.source} has {now} now); "
+                "bring the file back as it was, or train anew"
+            )
 
 
 def _check_start(start: str | Path | None, corpus: Corpus) -> None:
@@ -260,11 +194,13 @@ def _check_start(start: str | Path | None, corpus: Corpus) -> None:
     config = evaluate.read_config(Path(start))
     pre_trained(Path(start))
     other = corpora.load(build(RunConfig, config).data)
-    if other.digest != corpus.digest:
-        raise ValueError(
-            f"--from {start}: it was trained on other data ({other.source}, digest {other.digest}; here "
-            f"{corpus.source}, {corpus.digest}); give the same --data options"
-        )
+    mine, theirs = _digests(corpus), _digests(other)
+    for name in ("data", "vocabulary"):
+        if mine[name] != theirs[name]:
+            raise ValueError(
+                f"--from {start}: it was trained on other data ({other.source}, {name} digest {theirs[name]}; here "
+                f"{corpus.source}, {mine[name]}); give the same --data options"
+            )
 
 
 def _has_ended(folder: Path) -> bool:
@@ -285,11 +221,20 @@ def _free_folder(method: str) -> Path:
 
 
 def _tensorboard(folder: Path) -> Any:
+    """A writer that begins with the figures of the log: a resumed run shows each of them once."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as e:
         raise ValueError("--tensorboard: not installed; pip install 'seqforge[tensorboard]'") from e
-    return SummaryWriter(str(folder / "tensorboard"))
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    writer, log = SummaryWriter(str(folder / "tensorboard")), folder / "log.jsonl"
+    for line in log.read_text().splitlines() if log.is_file() else []:
+        record = json.loads(line)
+        figures = {k: v for k, v in record.items() if isinstance(v, float) and k != "seconds"}
+        figures |= {k: score["value"] for k, score in record.get("scores", {}).items()}
+        for name, value in figures.items():
+            writer.add_scalar(f"{record['phase']}/{name}", value, record["step"])
+    return writer
 
 
 def _versions(run: Run, threads: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from seqforge import checkpoint
 from seqforge.cli import main
 
 TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny"]
-PROGRESS = ("warning: ", "mle ", "discriminator ", "adversarial ", "scoring the generators")
+PROGRESS = ("warning: ", "run ", "mle ", "discriminator ", "adversarial ", "scoring the generators")
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -118,9 +118,15 @@ def test_seeds_too_large(name, home, capsys):
     refused([*TINY, "--out", "new", "--mle.epochs", "1", f"--{name}={10**30}"], capsys, name, str(10**30))
 
 
-def test_windows_wider_than_the_sequences(home, capsys):
-    argv = [*TINY, "--out", "new", "--discriminator.widths", "[1,2,9]"]
-    refused(argv, capsys, "discriminator.widths has 9", "at most 6 tokens", "--discriminator.widths [1, 2]")
+def test_windows_wider_than_all_sequences(home, capsys):
+    argv = [*TINY, "--out", "new", "--discriminator.widths", "[9]", "--discriminator.filters", "[4]"]
+    refused(argv, capsys, "discriminator.widths is [9]", "no sequence is longer than 6")
+
+
+def test_windows_wider_than_the_sequences_are_left_out(home, capsys):
+    argv = [*TINY, "--out", "new", "--discriminator.widths", "[1,2,9]", "--mle.epochs", "1", "--rounds", "1"]
+    assert main(argv) == 0
+    assert "no windows of [9] tokens, as sequences have 6" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there(home, capsys):
@@ -186,19 +192,19 @@ def test_oracle_of_another_vocabulary(home, capsys):
 
 GOOD = b"1 2 3 4 5 6\n" * 40
 ID_FILES = {
-    "letters": (GOOD + b"1 2 x 4 5 6\n", ["ids.txt:41", "'x'", "numbers from 0"]),
+    "letters": (GOOD + b"1 2 x 4 5 6\n", ["ids.txt:41", "'x'"]),
     "negative": (GOOD + b"1 2 -3 4 5 6\n", ["ids.txt:41", "'-3'"]),
     "fractions": (GOOD + b"1 2 3.5 4 5 6\n", ["ids.txt:41", "'3.5'"]),
     "beyond the vocabulary": (GOOD + b"1 2 20 4 5 6\n", ["ids.txt:41", "id 20", "vocabulary of 20", "vocab_size"]),
-    "too long": (GOOD + b"1 2 3 4 5 6 7\n", ["ids.txt:41", "7 tokens", "max_length is 6", "--data.max_length"]),
-    "too short": (GOOD + b"1 2 3\n", ["ids.txt:41", "3 tokens", "--data.max_length 6"]),
-    "empty line": (GOOD + b"\n" + GOOD, ["ids.txt:41", "empty line", "remove it"]),
-    "empty": (b"", ["ids.txt", "empty", "17 4 0"]),
-    "binary": (bytes(range(128, 256)) * 9, ["ids.txt", "not text"]),
-    "nul bytes": (b"\0" * 500, ["ids.txt:1", "not a token id"]),
+    "too long": (
+        GOOD + b"1 2 3 4 5 6 7\n",
+        ["ids.txt:", "7 tokens with its end", "max_length is 6", "--data.max_length"],
+    ),
+    "empty": (b"", ["ids.txt", "empty", "at least one sequence"]),
+    "binary": (bytes(range(128, 256)) * 9, ["ids.txt:1", "0x80", "not UTF-8", "iconv"]),
+    "nul bytes": (b"\0" * 500, ["ids.txt", "line 1", "0x00", "binary content"]),
     "too few": (b"1 2 3 4 5 6\n" * 9, ["ids.txt", "9 sequences", "at least 10"]),
-    "a word": (b"hello\n" * 40, ["ids.txt:1", "'hello'"]),
-    "Arabic digits": ("١ ٢ ٣ ٤ ٥ ٦\n".encode() * 40, ["ids.txt:1", "not a token id"]),
+    "Arabic digits": (GOOD + "١ ٢ ٣ ٤ ٥ ٦\n".encode(), ["ids.txt:41", "'١'"]),
 }
 
 
@@ -209,9 +215,11 @@ def test_files_of_ids(kind, home, capsys):
     refused([*TINY, "--out", "new", "--data", "ids.txt"], capsys, *words)
 
 
-@pytest.mark.parametrize("path", ["nowhere.txt", "done"])
-def test_data_that_is_no_file(path, home, capsys):
-    refused([*TINY, "--out", "new", "--data", path], capsys, f"--data {path}", "give a file of token ids")
+@pytest.mark.parametrize(
+    ("path", "word"), [("nowhere.txt", "no such file; give a file or folder"), ("done", "no train file in it")]
+)
+def test_data_that_is_no_file(path, word, home, capsys):
+    refused([*TINY, "--out", "new", "--data", path], capsys, path, word)
 
 
 @pytest.mark.parametrize("name", ["valid_size", "test_size"])

@@ -13,8 +13,8 @@ import yaml
 
 from seqforge import checkpoint, cli, cli_runs, generate, options, recipes, training
 from seqforge.cli import COMMANDS, main
-from seqforge.training import METHODS
 from seqforge.sampling import chunk_rows
+from seqforge.training import METHODS
 
 TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--mle.epochs", "2", "--rounds", "2"]
 

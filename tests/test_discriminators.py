@@ -99,7 +99,8 @@ def test_the_published_network_has_1720_filters_and_7043681_parameters():
         **{1: 100, 2: 200, 3: 200, 4: 200, 5: 200, 6: 100, 7: 100, 8: 100, 9: 100, 10: 100},
         **{15: 160, 20: 160},
     }
-    d = CNNDiscriminator.of(CNNConfig(), vocab_size=5000, max_length=20, seed=0)
+    published = CNNConfig(64, list(PUBLISHED_WIDTHS), list(PUBLISHED_FILTERS), 0.25)
+    d = CNNDiscriminator.of(published, vocab_size=5000, max_length=20, seed=0)
     windows = 1 * 100 + (2 + 3 + 4 + 5) * 200 + (6 + 7 + 8 + 9 + 10) * 100 + (15 + 20) * 160
     assert windows == 12_500
     count = 5000 * 64 + windows * 64 + 1720 + 2 * (1720 * 1720 + 1720) + (1720 + 1)

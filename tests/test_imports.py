@@ -38,6 +38,7 @@ TABLE = {
     "seqforge.compare": "*",
     "seqforge.report*": "*",
     "seqforge.training": "*",
+    "seqforge.settings": "seqforge.corpora seqforge.data* seqforge.evaluate seqforge.run",
     "seqforge.tables": "",
     "seqforge.options": "*",
     "seqforge.cli*": "*",

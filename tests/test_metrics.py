@@ -124,7 +124,7 @@ def test_a_signature_lists_its_facts_and_the_version():
     score = Score("x", 1.5, None, "nats per token", 1.0, "x|v:0")
     assert score.as_dict() == {
         **{"name": "x", "value": 1.5, "stderr": None, "unit": "nats per token"},
-        **{"temperature": 1.0, "signature": "x|v:0"},
+        **{"temperature": 1.0, "signature": "x|v:0", "interval": None},
     }
 
 

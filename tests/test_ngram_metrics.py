@@ -214,9 +214,9 @@ def test_a_resample_is_counted_as_the_text_it_stands_for():
     figures = {}
     real_centred = bootstrap.centred
 
-    def listen(value, statistic, n, seed):
+    def listen(value, statistic, n, seed, bounds=None):
         figures[len(figures)] = statistic(weights)
-        return real_centred(value, statistic, n, seed, 10)
+        return real_centred(value, statistic, n, seed, 10, bounds=bounds or (-np.inf, np.inf))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "centred", listen)

@@ -215,7 +215,7 @@ def test_its_sequences_occur_as_often_as_the_oracle_says():
         ({"max_length": 0}, "data.max_length is 0"),
         ({"vocab_size": 0}, "data.vocab_size is 0, but must be at least 1"),
         ({"oracle_hidden": 0}, "data.oracle_hidden is 0, but must be at least 1"),
-        ({"source": "nowhere.txt"}, "nowhere.txt: no such file; give a file of token ids"),
+        ({"source": "nowhere.txt"}, "nowhere.txt: no such file; give a file or folder of your sequences"),
     ],
 )
 def test_settings_that_name_no_corpus_are_refused(setting, told):
@@ -254,12 +254,10 @@ def test_a_file_of_ids_is_split_without_overlap_or_loss(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("1 2 3\n1 x 3\n", "ids.txt:2: 'x' is not a token id"),
-        ("1 2 3\n1 -2 3\n", "ids.txt:2: '-2' is not a token id"),
-        ("1 2 3\n\n", "ids.txt:2: empty line"),
-        ("1 2 3\n1 2 3 4\n", "ids.txt:2: 4 tokens, but max_length is 3; raise --data.max_length"),
-        ("1 2 3\n1 2\n", "ids.txt:2: 2 tokens, but sequences of ids have no end token"),
-        ("1 2 3\n1 2 99\n", "ids.txt:2: id 99 is beyond the vocabulary of 50; raise --data.vocab_size"),
+        ("1 2 3\n" * 20 + "1 x 3\n", "ids.txt:21: 'x' is not"),
+        ("1 2 3\n" * 20 + "1 -2 3\n", "ids.txt:21: '-2' is not"),
+        ("1 2 3 4\n" * 20, "4 tokens, but max_length is 3 (16 such); raise --data.max_length"),
+        ("1 2 3\n" * 20 + "1 2 99\n" * 20, "id 99 is beyond the vocabulary of 50; raise --data.vocab_size"),
         ("", "ids.txt: the file is empty"),
         ("1 2 3\n" * 9, "ids.txt: 9 sequences; at least 10 are needed"),
     ],

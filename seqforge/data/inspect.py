@@ -12,10 +12,15 @@ SHOWN = 5
 BINS = 12
 
 
-def facts(documents: dict[str, Document], corpus: Corpus, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Counts, lengths, vocabulary, duplicates, overlaps, unknown rates, samples and settings, as plain values."""
+def facts(
+    documents: dict[str, Document], texts: dict[str, list[str]], corpus: Corpus, chosen: dict[str, Any]
+) -> dict[str, Any]:
+    """Counts, lengths, vocabulary, duplicates, overlaps, unknown rates, samples and settings, as plain values.
+
+    texts: the sequences of each split as they were read: rare words do not make two of them duplicates.
+    """
     splits = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
-    texts = {name: corpus.decode(s.ids, s.lengths) for name, s in splits.items()}
+    first = corpus.train[:SHOWN]
     return {
         "files": {name: file_facts(d) for name, d in documents.items()},
         "splits": {name: split_facts(s, corpus) for name, s in splits.items()},
@@ -28,8 +33,8 @@ def facts(documents: dict[str, Document], corpus: Corpus, chosen: dict[str, Any]
             for in_a in [set(texts[a])]
         },
         "samples": {
-            "as read": [documents["train"].texts[i][:200] for i in range(min(SHOWN, len(documents["train"].texts)))],
-            "as decoded": texts["train"][:SHOWN],
+            "as read": [text[:200] for text in texts["train"][:SHOWN]],
+            "as decoded": [text[:200] for text in corpus.decode(first.ids, first.lengths)],
         },
         "settings": chosen,
     }
@@ -46,9 +51,8 @@ def file_facts(document: Document) -> dict[str, Any]:
 
 
 def split_facts(split: Split, corpus: Corpus) -> dict[str, Any]:
-    lengths = split.lengths.numpy()
-    inside = np.arange(split.ids.shape[1])[None, :] < lengths[:, None]
-    unknown = float((split.ids.numpy()[inside] == corpus.unk_id).mean()) if corpus.unk_id is not None else 0.0
+    lengths, counts = split.lengths.numpy(), word_counts(split, corpus)
+    unknown = counts[corpus.unk_id] / counts.sum() if corpus.unk_id is not None else 0.0
     last = split.ids.numpy()[np.arange(len(lengths)), lengths - 1]
     cut = int((last != corpus.eos_id).sum()) if corpus.eos_id is not None else 0
     return {
@@ -56,19 +60,30 @@ def split_facts(split: Split, corpus: Corpus) -> dict[str, Any]:
         "tokens": int(lengths.sum()),
         "mean length": round(float(lengths.mean()), 2),
         "longest": int(lengths.max()),
-        "unknown rate": round(unknown, 5),
+        "unknown rate": round(float(unknown), 5),
         "cut": cut,
     }
 
 
-def vocabulary_facts(corpus: Corpus) -> dict[str, Any]:
-    """Types, how often they are seen in training, and how many of the most frequent cover how much of it."""
-    split = corpus.train
+def word_counts(split: Split, corpus: Corpus) -> np.ndarray:
+    """(V,) how often each type occurs; the end token, which is no word, not at all."""
     inside = np.arange(split.ids.shape[1])[None, :] < split.lengths.numpy()[:, None]
-    counts = np.sort(np.bincount(split.ids.numpy()[inside], minlength=corpus.vocab_size))[::-1]
+    counts = np.bincount(split.ids.numpy()[inside], minlength=corpus.vocab_size)
+    if corpus.eos_id is not None:
+        counts[corpus.eos_id] = 0
+    return counts
+
+
+def vocabulary_facts(corpus: Corpus) -> dict[str, Any]:
+    """Types, how often they are seen in training, and how many of the most frequent cover how much of it.
+
+    The end token counts as a type, but not as a word that is seen or covers anything.
+    """
+    of_type = word_counts(corpus.train, corpus)
+    counts = np.sort(np.delete(of_type, [] if corpus.eos_id is None else [corpus.eos_id]))[::-1]
     covered = np.cumsum(counts) / counts.sum()
     words = {i: w for w, i in corpus.tokenizer.get_vocab().items()}
-    common = Counter(dict(enumerate(np.bincount(split.ids.numpy()[inside], minlength=corpus.vocab_size).tolist())))
+    common = Counter({i: n for i, n in enumerate(of_type.tolist()) if n})
     return {
         "types": corpus.vocab_size,
         "never seen in training": int((counts == 0).sum()),

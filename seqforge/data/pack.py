@@ -12,7 +12,7 @@ from seqforge.data.corpus import Split
 from seqforge.data.tokens import Encoded
 
 Overlong = Literal["auto", "stop", "truncate", "skip"]
-LONGEST_BY_ITSELF = 256  # tokens, end included: beyond this a length is chosen that holds nearly all sequences
+LONGEST_BY_ITSELF = 256  # tokens, end included: longer ones are cut unless a length is given
 Place = Callable[[int], str]
 
 
@@ -28,7 +28,7 @@ def choose_lengths(lengths: np.ndarray, given: int | None, overlong: Overlong, e
     """lengths (N,) of the training sequences without their end tokens.
 
     A length that is not given is that of the longest sequence, unless a few are far longer than all others: then 99 %
-    of them fit and the rest is cut there.
+    of them fit and the rest is cut there. It is at most LONGEST_BY_ITSELF.
     """
     if given is not None:
         return Lengths(given, "stop" if overlong == "auto" else overlong)

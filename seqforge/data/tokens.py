@@ -5,6 +5,8 @@ Kinds: `word` (split at blanks), `punct` (words, numbers and punctuation marks a
 or a tokenizer.json of one's own. Id 0 is the end token, which also starts a sequence; id 1 is the unknown token.
 """
 
+import hashlib
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +21,14 @@ BPE_TYPES = 4096
 ALL_TYPES = 2**31
 CHUNK = 20_000  # texts encoded at once: what a tokenizer returns takes fifty times the text's memory
 
-# numbers with their separators, abbreviations, words with inner apostrophes and hyphens, dashes and dots in a row, and
-# whatever else a reader sees as one sign
-_PUNCT = r"\d+(?:[.,:/]\d+)+|(?:[A-Za-z]\.){2,}|\w+(?:['’\-]\w+)*|-{2,}|\.{2,}|(?!\s)\X"
-_NO_SPACE_BEFORE = r" +(?=[.,!?;:)\]}%”’»…،؛؟。，！？；：、](?: |\z|[.,!?;:)\]}%”’»…،؛؟]))"
-_NO_SPACE_AFTER = r"(?<=[(\[{“‘«$#]) +"
+# numbers with their separators, abbreviations, words with inner signs (don't, and/or, AT&T), dashes
+# and dots in a row, and whatever else a reader sees as one sign
+_PUNCT = r"\d+(?:[.,:/]\d+)+|(?:[A-Za-z]\.){2,}|\w+(?:['’\-&/@]\w+)*|-{2,}|\.{2,}|(?!\s)\X"
+_NO_SPACE_BEFORE = r" +(?=[.,!?;:)\]}%”’»…،؛؟۔।॥。，！？；：、](?: |\z|[.,!?;:)\]}%”’»…،؛؟۔।॥]))"
+_NO_SPACE_AFTER = r"(?<=[(\[{“‘«$£#¿¡]) +"
+# a straight quote opens where an odd number of them follows, else it closes
+_AFTER_OPENING_QUOTE = r'(?<=") +(?=[^"]*"(?:[^"]*"[^"]*")*[^"]*\z)'
+_BEFORE_CLOSING_QUOTE = r' +(?="[^"]*(?:"[^"]*"[^"]*)*\z)'
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,14 @@ def choose_kind(texts: Sequence[str]) -> tuple[Kind, bool]:
     Characters set apart by blanks, and text with hardly a blank in it, are taken by character; text whose punctuation
     stands apart already by word; other text by word and punctuation.
     """
-    words = [w for text in texts[:2000] for w in text[:2000].split()[:200]]
+    words = [w for text in texts[:500] for w in text[:2000].split()[:200]]
     if not words:
         return "word", True
     alone = np.mean([len(w) == 1 and not (w.isascii() and w.isalnum()) for w in words])
     if alone > 0.9:
         return "char", False
+    if len(words) < 1.2 * len(texts[:500]):
+        return "char", True
     unspaced = sum(sum(map(_unspaced_script, w[:200])) for w in words)
     if unspaced > 0.5 * sum(len(w[:200]) for w in words):
         return "char", True
@@ -96,23 +103,23 @@ def train_tokenizer(
 
 def _wordlevel(types: dict[str, int], unk: str, kind: Kind, lowercase: bool, blanks: bool) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(types, unk_token=unk))
-    split = pre_tokenizers.WhitespaceSplit()
+    split, unknown = pre_tokenizers.WhitespaceSplit(), re.escape(unk)  # a sample's own "<unk>" is one token when read
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
     if kind == "word":
         tokenizer.pre_tokenizer = split  # type: ignore[assignment]
     elif kind == "punct":
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PUNCT), "removed", invert=True)  # type: ignore[assignment]
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(f"{unknown}|{_PUNCT}"), "removed", invert=True)  # type: ignore[assignment]
         tokenizer.decoder = _joining_decoder()  # type: ignore[assignment]
     else:
-        each = pre_tokenizers.Split(Regex(r"\X"), "isolated")
+        each = pre_tokenizers.Split(Regex(rf"{unknown}|\X"), "isolated")
         tokenizer.pre_tokenizer = each if blanks else pre_tokenizers.Sequence([split, each])  # type: ignore[assignment]
         tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
     return tokenizer
 
 
 def _joining_decoder() -> decoders.Sequence:
-    """Tokens with blanks between, but none before a closing mark or after an opening one."""
+    """Tokens with blanks between, but none before a closing mark or after an opening one; straight quotes in pairs."""
     return decoders.Sequence(
         [
             decoders.Replace(Regex(r"\A"), " "),
@@ -120,6 +127,8 @@ def _joining_decoder() -> decoders.Sequence:
             decoders.Replace(Regex(r"\A +"), ""),
             decoders.Replace(Regex(_NO_SPACE_BEFORE), ""),
             decoders.Replace(Regex(_NO_SPACE_AFTER), ""),
+            decoders.Replace(Regex(_AFTER_OPENING_QUOTE), ""),
+            decoders.Replace(Regex(_BEFORE_CLOSING_QUOTE), ""),
         ]
     )
 
@@ -147,23 +156,49 @@ def _train_bpe(texts: Sequence[str], vocab_size: int, min_frequency: int, eos: s
 USUAL_ENDS = ("<eos>", "</s>", "<|endoftext|>", "<|end_of_text|>", "[SEP]")
 
 
-def open_tokenizer(path: Path, eos: str) -> tuple[Tokenizer, int]:
-    """A tokenizer.json, and the id of its end token: `eos`, else one of the usual names, else `eos` is added to it."""
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json as it is, but for padding and truncation, which are ours."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as e:  # the library raises bare Exceptions
         raise ValueError(f"{path}: not a tokenizer.json ({e}); give a file that Hugging Face tokenizers wrote") from e
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    return tokenizer
+
+
+def open_tokenizer(path: Path, eos: str) -> tuple[Tokenizer, int]:
+    """A tokenizer.json, and the id of its end token: `eos`, else one of the usual names, else `eos` is added to it."""
+    tokenizer = read_tokenizer(path)
     for name in (eos, *USUAL_ENDS):
         found = tokenizer.token_to_id(name)
         if found is not None:
             tokenizer.add_special_tokens([name])  # decoding leaves it out
             return tokenizer, found
+    taken = set(tokenizer.get_vocab().values())
     tokenizer.add_special_tokens([eos])
     found = tokenizer.token_to_id(eos)
     assert found is not None
+    if found in taken:  # the library numbers it by how many there are
+        raise ValueError(f"{path}: it leaves out ids, so that no end token can be added to it; give it one of its own")
     return tokenizer, found
+
+
+def size_of(tokenizer: Tokenizer) -> int:
+    """The largest id + 1: what tables need. A tokenizer of one's own may leave ids out."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def unknown_id(tokenizer: Tokenizer, unk: str) -> int | None:
+    """The id that stands for unknown words: by the name the tokenizer itself has for it, else by `unk`."""
+    return tokenizer.token_to_id(getattr(tokenizer.model, "unk_token", None) or unk)
+
+
+def name_of(kind: str, tokenizer: Tokenizer) -> str:
+    """What signatures call it: its kind or file, and 8 hex digits of a sha256 over its types."""
+    types = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    digest = hashlib.sha256("\n".join(f"{i} {w}" for w, i in types).encode("utf-8", "surrogatepass"))
+    return f"{Path(kind).name}-{digest.hexdigest()[:8]}"
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
@@ -176,7 +211,9 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> Encoded:
     return Encoded(np.concatenate(ids), np.array(lengths, dtype=np.int64))
 
 
-def read_ids(texts: Sequence[str], place: Callable[[int], str], vocab_size: int | None) -> Encoded:
+def read_ids(
+    texts: Sequence[str], place: Callable[[int], str], vocab_size: int | None, remedy: str = "raise --data.vocab_size"
+) -> Encoded:
     """SeqGAN's file format: token ids separated by blanks. Raises ValueError naming place, value and remedy."""
     ids: list[int] = []
     lengths = []
@@ -187,16 +224,16 @@ def read_ids(texts: Sequence[str], place: Callable[[int], str], vocab_size: int 
             raise ValueError(f"{place(i)}: {bad[:40]!r} is not a token id; expected numbers from 0 separated by spaces")
         row = [int(w) for w in words]
         if vocab_size is not None and row and max(row) >= vocab_size:
-            raise ValueError(
-                f"{place(i)}: id {max(row)} is beyond the vocabulary of {vocab_size}; raise --data.vocab_size"
-            )
+            raise ValueError(f"{place(i)}: id {max(row)} is beyond the vocabulary of {vocab_size}; {remedy}")
         ids += row
         lengths.append(len(row))
     return Encoded(np.array(ids, dtype=np.int32), np.array(lengths, dtype=np.int64))
 
 
 def vocabulary(words: Sequence[str], path: str) -> Tokenizer:
-    """A tokenizer that decodes: word i is id i. Raises ValueError where a word stands twice or is empty."""
+    """A tokenizer that decodes: word i is id i. Raises ValueError where a word stands twice or is empty, or none is."""
+    if not words:
+        raise ValueError(f"{path}: no word in it; give one word for every id")
     seen: dict[str, int] = {}
     for i, word in enumerate(words):
         if not word or word in seen:

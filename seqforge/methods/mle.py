@@ -178,18 +178,19 @@ def fit_language_model(
     sequences a step, at most 15 epochs, stopped after two without a lower one; the weights of its best epoch.
     """
     options, best, rng = LANGUAGE_MODEL_TRAINING, Best(), torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # dropout's
-    model = LSTMGenerator.of(LANGUAGE_MODEL, vocab_size, eos_id, start_id, seed).to(train.ids.device)
-    optimizer = torch.optim.Adam(trainable(model), lr=options.lr, fused=True)
-    for _ in range(options.epochs):
-        model.train()
-        for rows in torch.randperm(len(train), generator=rng).to(train.ids.device).split(options.batch):
-            update(model, optimizer, likelihood_loss(model, train[rows])[0], options.clip)
-        best.update(validation_nll(model.eval(), valid), model)
-        if best.age:
-            optimizer.param_groups[0]["lr"] *= options.lr_decay
-        if best.age >= options.patience:
-            break
+    with torch.random.fork_rng([train.ids.device] if train.ids.is_cuda else []):  # dropout draws from the ambient one
+        torch.manual_seed(seed)
+        model = LSTMGenerator.of(LANGUAGE_MODEL, vocab_size, eos_id, start_id, seed).to(train.ids.device)
+        optimizer = torch.optim.Adam(trainable(model), lr=options.lr, fused=True)
+        for _ in range(options.epochs):
+            model.train()
+            for rows in torch.randperm(len(train), generator=rng).to(train.ids.device).split(options.batch):
+                update(model, optimizer, likelihood_loss(model, train[rows])[0], options.clip)
+            best.update(validation_nll(model.eval(), valid), model)
+            if best.age:
+                optimizer.param_groups[0]["lr"] *= options.lr_decay
+            if best.age >= options.patience:
+                break
     model.load_state_dict(best.weights)
     return model.eval()
 

@@ -48,6 +48,8 @@ class ScheduledSamplingConfig:
     least: float = 0.0
 
     def __post_init__(self):
+        if self.decay not in ("linear", "exponential", "inverse-sigmoid"):
+            raise ValueError(f"decay is {self.decay!r}, but must be linear, exponential or inverse-sigmoid")
         if self.slope < 0:
             raise ValueError(f"slope is {self.slope}, but must be 0 or more")
         if not 0 <= self.least <= 1:

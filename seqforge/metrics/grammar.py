@@ -30,5 +30,7 @@ def judged(
     if right.any():
         words = np.array([len(s) for s, ok in zip(samples, right, strict=True) if ok], dtype=float)
         spread, value = bootstrap.of_ratio(-logp[right], words, seed), -logp[right].sum() / words.sum()
-        found.append(scored("true_nll", value, spread, UNIT, temperature, facts, n=int(right.sum()), seed=seed))
+        found.append(
+            scored("true_nll", value, spread, UNIT, temperature, facts, n=len(samples), of="grammatical", seed=seed)
+        )
     return found

@@ -26,6 +26,8 @@ def lm_score(
     samples: Split, real: Split, fit: Fit, facts: dict[str, object], temperature: float | None = None, seed: int = 1
 ) -> list[Score]:
     """Samples under a model fitted on `real` (not the text that the samples are otherwise held to: training text)."""
+    if len(real) < 2:
+        raise ValueError("lm needs at least 2 sequences of training text to fit a model, but there is 1")
     model = fit(*hold_out(real, seed), seed)
     own = {"n": len(samples), "fitted": len(real), "fitset": real.digest(), "lm": "lstm", "seed": seed}
     return [_score("lm_score", model, samples, {**facts, **own}, temperature, seed)]

@@ -1,0 +1,109 @@
+"""Where and how a run is carried out; what every configuration shares: built from plain values, checked, settled."""
+
+import dataclasses
+import typing
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import torch
+
+from seqforge import corpora
+from seqforge.data import tokens
+from seqforge.evaluate import EvaluateConfig
+from seqforge.run import CheckpointConfig
+
+# Words that an option knows by themselves, whatever a file beside may be called.
+NO_PATHS = {"source": corpora.WORLDS, "tokenizer": (*get_args(tokens.Kind), "ids", "auto")}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how a run is carried out.
+
+    Args:
+        seed: seed of everything random in the run except its data (see --data.seed)
+        device: where to compute; auto takes a GPU if there is one
+        precision: of the discriminator's matrix products, training and scoring; auto is bf16 where the processor has it
+        threads: CPU threads; 0 is torch's choice, one for each core unless OMP_NUM_THREADS says otherwise
+        tensorboard: also write the curves for TensorBoard, into the run folder
+        data: what to train on
+        checkpoint: when the run is saved
+        evaluate: how the generators are scored at the end
+    """
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int = 0
+    tensorboard: bool = False
+    data: corpora.DataConfig = field(default_factory=corpora.DataConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self):
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}, but must be 0 (one for each core) or more")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, but must be 0 or more")
+
+
+def build(cls: type, values: dict[str, Any]) -> Any:
+    """A dataclass from nested plain values."""
+    fields = {f.name: f.type for f in dataclasses.fields(cls)}
+    hints = {name: dataclass_of(cls, name) for name in fields}
+    for k, v in values.items():
+        if hints.get(k) and not isinstance(v, dict):
+            raise TypeError(f"{k} is {v}, but must hold options")
+    return cls(**{k: build(inner, v) if (inner := hints[k]) else v for k, v in values.items() if k in fields})
+
+
+def dataclass_of(cls: type, name: str) -> type | None:
+    """The dataclass that a field holds, if it is a group of options."""
+    default = next(f for f in dataclasses.fields(cls) if f.name == name).default_factory
+    return default if isinstance(default, type) and dataclasses.is_dataclass(default) else None
+
+
+def check_words(config: Any) -> None:
+    """Raises ValueError for an option that takes one of a few words and has another: Python does not check it."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            check_words(value)
+        elif get_origin(hint) is Literal and value not in get_args(hint):
+            raise ValueError(f"{name} is {value!r}, but must be one of: {', '.join(map(str, get_args(hint)))}")
+
+
+def settle(config: RunConfig) -> RunConfig:
+    """Every "auto" resolved and every path absolute, so that the run goes on alike from any folder; threads are set."""
+    where = device(config.device)
+    if where == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # the generator's numbers are float32's
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    data = config.data
+    names = ("source", "oracle_file", "valid", "test", "tokenizer")
+    paths = {k: v for k in names if (v := getattr(data, k)) and v not in NO_PATHS.get(k, ()) and Path(v).exists()}
+    data = dataclasses.replace(data, **{k: str(Path(v).resolve()) for k, v in paths.items()})
+    numeric = precision(config.precision, where)
+    return dataclasses.replace(config, device=where, precision=numeric, threads=torch.get_num_threads(), data=data)
+
+
+def device(name: str) -> str:
+    """The device a name means on this machine. Raises ValueError for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine or this build of torch has no GPU; use --device cpu or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def precision(name: str, device: str) -> str:
+    """bf16 by "auto" only where the processor computes it natively."""
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, test, lambda: False)() for test in tests)
+    if name == "bf16" and not native:
+        warnings.warn("--precision bf16: this processor emulates it, a hundred times slower than fp32", stacklevel=2)
+    return name if name != "auto" else "bf16" if native else "fp32"
