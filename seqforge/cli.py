@@ -93,7 +93,9 @@ def main(argv: list[str] | None = None) -> int:
         print("\n`seqforge COMMAND --help` explains every option.")
         return 0 if argv else 2
     try:
-        return COMMANDS[options.known(argv[0], list(COMMANDS), "command")](argv[1:])
+        code = COMMANDS[options.known(argv[0], list(COMMANDS), "command")](argv[1:])
+        sys.stdout.flush()  # here a closed pipe is handled, at Python's end it is not
+        return code
     except Interrupted as e:
         print(f"\nseqforge: {e}", file=sys.stderr)
         return 130

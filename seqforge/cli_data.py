@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from seqforge import corpora, evaluate, options, scoring
-from seqforge.cli_runs import sink
+from seqforge.cli_runs import names_of, sink
 from seqforge.corpora import DataConfig
 from seqforge.data import fetch, inspect, published, tokens
 from seqforge.data.corpus import Split
@@ -208,9 +208,7 @@ def score_(argv: list[str]) -> int:
     parser.add_argument("--references", required=True, help="file of real sentences, unseen in training")
     parser.add_argument("--train", help="file of the sentences trained on, for novelty and the LM score")
     known = ", ".join([*scoring.QUICK, *scoring.SLOW])
-    parser.add_argument(
-        "--metrics", type=list[str], default=["quick"], help=f"such as [bleu,mauve], of {known}; or [all]"
-    )
+    parser.add_argument("--metrics", type=names_of, default=["quick"], help=f"such as bleu,mauve, of {known}; or all")
     parser.add_argument("--tokenizer", default="auto", help="word, punct, char, ids, a tokenizer.json; auto looks")
     parser.add_argument("--lowercase", action="store_true", help="read all as lower case")
     parser.add_argument("--n", type=int, help="take the first n samples only (a peer's protocol)")

@@ -105,7 +105,7 @@ def evaluate_(argv: list[str]) -> int:
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--samples", type=int, help="sequences drawn at each temperature (default: the run's)")
     parser.add_argument("--temperatures", type=list[float], help="divisors of the logits, such as [1.0,0.8]")
-    parser.add_argument("--metrics", type=list[str], help="text metrics, such as [bleu,self_bleu,mauve,lm] or [all]")
+    parser.add_argument("--metrics", type=names_of, help="text metrics, such as bleu,mauve,lm; or all")
     parser.add_argument("--embedder", help="of fed and mauve: tfidf, or st:MODEL (default: the run's)")
     parser.add_argument("--seed", type=int, help="seed of the samples (default: one for all runs)")
     parser.add_argument("--json", action="store_true", help="print scores.json in place of the table")
@@ -121,6 +121,11 @@ def evaluate_(argv: list[str]) -> int:
         write_report(args.run)
     print(json.dumps(result, indent=1)) if args.json else print_scores(result)
     return 0
+
+
+def names_of(text: str) -> list[str]:
+    """`bleu,mauve` or `[bleu,mauve]`."""
+    return [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
 
 
 def show_scores(run: Path) -> None:

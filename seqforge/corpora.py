@@ -40,8 +40,8 @@ class DataConfig:
         test: file of sequences for the figures; by default a tenth of the source, at most test_size
         limit: read at most so many training sequences; 0 reads all
         tokenizer: word, punct (punctuation apart), char, bpe, ids, or a tokenizer.json; auto looks at the text
-        vocab_size: token types, end and unknown included; by default all of a text up to 20,000 (bpe: 4,096), of ids
-            the largest + 1, of an oracle 5,000
+        vocab_size: token types, end and unknown included; by default all of a text up to 20,000 (bpe: 4,096), of an
+            oracle 5,000; of ids without the end token, by default the largest + 1
         min_frequency: rarer types become the unknown token; by default 2, in small texts 1
         lowercase: read text as lower case
         eos_token: name of the end token

@@ -94,9 +94,10 @@ def score(
         elif name == "embsim":
             found += embsim(words_of(sets.samples, sets), words_of(sets.references, sets), **common)
         elif name == "lm" and sets.train is not None:
-            found += lm.lm_score(sets.samples, sets.train, sets.fit, **common)
+            digest = texts_of(sets.train, sets.eos_id, words).digest()
+            found += lm.lm_score(sets.samples, sets.train, sets.fit, digest=digest, **common)
         elif name == "reverse_lm":
-            found += lm.reverse_lm_score(sets.samples, sets.references, sets.fit, **common)
+            found += lm.reverse_lm_score(sets.samples, sets.references, sets.fit, digest=real.digest(), **common)
     return [replace(s, temperature=temperature) for s in found]
 
 

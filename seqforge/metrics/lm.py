@@ -23,25 +23,40 @@ HELD = 10  # one of so many sequences stops the fitting early and is not learned
 
 
 def lm_score(
-    samples: Split, real: Split, fit: Fit, facts: dict[str, object], temperature: float | None = None, seed: int = 1
+    samples: Split,
+    real: Split,
+    fit: Fit,
+    facts: dict[str, object],
+    temperature: float | None = None,
+    seed: int = 1,
+    digest: str | None = None,
 ) -> list[Score]:
-    """Samples under a model fitted on `real` (not the text that the samples are otherwise held to: training text)."""
+    """Samples under a model fitted on `real` (not the text that the samples are otherwise held to: training text).
+
+    digest: of the real text, for the signature; by default that of its ids.
+    """
     if len(real) < 2:
         raise ValueError("lm needs at least 2 sequences of training text to fit a model, but there is 1")
     model = fit(*hold_out(real, seed), seed)
-    own = {"n": len(samples), "fitted": len(real), "fitset": real.digest(), "lm": "lstm", "seed": seed}
+    own = {"n": len(samples), "fitted": len(real), "fitset": digest or real.digest(), "lm": "lstm", "seed": seed}
     return [_score("lm_score", model, samples, {**facts, **own}, temperature, seed)]
 
 
 def reverse_lm_score(
-    samples: Split, real: Split, fit: Fit, facts: dict[str, object], temperature: float | None = None, seed: int = 1
+    samples: Split,
+    real: Split,
+    fit: Fit,
+    facts: dict[str, object],
+    temperature: float | None = None,
+    seed: int = 1,
+    digest: str | None = None,
 ) -> list[Score]:
     """`real` (held-out text) under a model fitted on the samples, duplicates among them removed."""
     distinct = without_duplicates(samples)
     if len(distinct) < 2 * HELD:
         raise ValueError(f"reverse_lm needs at least {2 * HELD} distinct samples, but there are {len(distinct)}")
     model = fit(*hold_out(distinct, seed), seed)
-    own = {"n": len(samples), "refs": len(real), "refset": real.digest(), "lm": "lstm", "seed": seed}
+    own = {"n": len(samples), "refs": len(real), "refset": digest or real.digest(), "lm": "lstm", "seed": seed}
     return [_score("reverse_lm", model, real, {**facts, **own}, temperature, seed)]
 
 
