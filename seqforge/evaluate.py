@@ -195,7 +195,7 @@ def verdict(rows: list[dict]) -> str | None:
     return (
         f"{word}: {where} NLL_oracle is {gap.value:+.3f} nats per token (95 % interval {low:+.3f} to {high:+.3f}, "
         f"sampling error only, one seed) against the pre-trained generator with a temperature. As they are: {plain}."
-        + (" Whether that is the discriminator's doing, a control tells (--reward shuffled)." if high < 0 else "")
+        + (" Whether that is the reward's doing, a control tells (--reward shuffled)." if high < 0 else "")
     )
 
 

@@ -12,6 +12,7 @@ from test_resume import Cut, assert_same, cut_at, short_report  # noqa: F401
 from worlds import alive, every_sequence, far, garbled, gradients, plain_log_probs, rng, tiny, true_q
 
 from seqforge import checkpoint, corpora, rewards, sampling
+from seqforge.cli import main
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import pg_bleu
@@ -271,3 +272,21 @@ def test_it_takes_over_a_run_by_likelihood(tmp_path):
     assert final.read_bytes() != here.read_bytes()
     names = [g["name"] for g in json.loads((folder / "scores.json").read_text())["generators"]]
     assert names == ["pre-trained", "final"]
+
+
+@pytest.mark.parametrize("reward", ["constant", "random", "shuffled"])
+def test_a_null_control_starts_from_the_same_generator_and_goes_elsewhere(reward, tmp_path):
+    """The reward alone differs: pre-training and samples of the first step are those of BLEU."""
+    sizes = "--data.vocab_size=20 --data.max_length=6 --data.train_size=128 --data.valid_size=32 --data.test_size=32"
+    small = (
+        "--generator.hidden=8 --mle.epochs=1 --rounds=2 --batch=8 --evaluate.samples=32 --evaluate.temperatures=[1.0]"
+    )
+    logs = {}
+    for name in ("bleu", reward):
+        argv = ["train", "pg_bleu", *sizes.split(), *small.split(), "--monitor.samples=32", "--reward", name]
+        assert main([*argv, "--out", str(tmp_path / name)]) == 0
+        records = map(json.loads, (tmp_path / name / "log.jsonl").read_text().splitlines())
+        logs[name] = [(r["bleu"], r["entropy"], r["gradient_norm"]) for r in records if "bleu" in r]
+    assert logs["bleu"][0][:2] == logs[reward][0][:2]
+    assert logs["bleu"][0][2] != logs[reward][0][2]
+    assert logs["bleu"][1] != logs[reward][1]

@@ -5,9 +5,11 @@
 Source: Yu et al. 2017, section 5.1 (baseline). Differs from the authors' code:
  1) smoothing method 1 by default; theirs has none, which gives nearly every sampled sequence of the oracle a BLEU of 0
  2) the references are drawn once for the run; any number of rollouts (theirs: 1)
+ 3) null controls: --reward constant, random, shuffled
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from seqforge.metrics.bleu import Smoothing, sentence_scores
 from seqforge.metrics.ngrams import References, Texts
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import mask_of, uniform, weighted_nll
+from seqforge.sampling import Samples, mask_of, uniform, weighted_nll
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class PGBLEUConfig:
         rounds: generator steps (SeqGAN's baseline: 800)
         batch: sequences a step (SeqGAN: 64)
         rollouts: completions of every prefix; 0 gives every token the BLEU of its whole sequence (SeqGAN's baseline: 1)
+        reward: BLEU, or a null control in its place
         order: longest n-gram counted (SeqGAN's baseline: 3)
         smoothing: of n-gram counts of 0
         references: share of the training set that samples are held to (SeqGAN's baseline: 0.4)
@@ -50,6 +53,7 @@ class PGBLEUConfig:
     rounds: int = 200
     batch: int = 64
     rollouts: int = 1
+    reward: Literal["bleu", "constant", "random", "shuffled"] = "bleu"
     order: int = 3
     smoothing: Smoothing = "method1"
     references: float = 0.4
@@ -66,6 +70,11 @@ class PGBLEUConfig:
         for name in ("lr", "clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        if self.reward == "constant" and self.baseline != "none" and self.rounds and not self.teacher_forcing:
+            raise ValueError(
+                f"reward constant with baseline {self.baseline} leaves no gradient at all; use --baseline none, or "
+                "--reward shuffled"
+            )
         if not 0 < self.references <= 1:
             raise ValueError(f"references is {self.references}, but must lie in (0, 1]")
 
@@ -79,6 +88,21 @@ def bleu_scorer(real: Split, order: int, smoothing: Smoothing, eos_id: int | Non
         return torch.from_numpy(found).float().to(ids.device)
 
     return score
+
+
+def action_values(
+    generator: LSTMGenerator, samples: Samples, trail: list, score: rewards.Scorer, config: PGBLEUConfig, run: Run
+) -> Tensor:
+    """q (B,T) by the reward the configuration names."""
+    batch, horizon = samples.ids.shape
+    mask = mask_of(samples.lengths, horizon)
+    if config.reward == "constant":
+        return rewards.constant_reward(mask)
+    if config.reward == "random":
+        return rewards.random_reward(mask, run.rng("random_reward"))
+    noise = uniform((batch, horizon - 1, config.rollouts, horizon), run.rng("rollouts"), run.device)
+    q = rewards.rollout_q(generator, samples, trail, score, noise)
+    return rewards.shuffled_reward(q, mask, run.rng("shuffle")) if config.reward == "shuffled" else q
 
 
 def _texts(ids: Tensor, lengths: Tensor, eos_id: int | None) -> Texts:
@@ -106,8 +130,7 @@ def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
         noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
         samples, trail = rewards.sample_with_trail(generator, noise)
         mask = mask_of(samples.lengths, corpus.max_length)
-        shape = (config.batch, corpus.max_length - 1, config.rollouts, corpus.max_length)
-        q = rewards.rollout_q(generator, samples, trail, score, uniform(shape, run.rng("rollouts"), run.device))
+        q = action_values(generator, samples, trail, score, config, run)  # (B,T)
         weight = objectives.reinforce_weight(objectives.advantage(q, mask, config.baseline), mask, config.reduction)
         loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight)
         norm = float(mle.update(generator, optimizer, loss, config.clip))
@@ -115,8 +138,7 @@ def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
             rows = torch.randint(len(corpus.train), (config.batch,), generator=order).to(run.device)
             mle.update(generator, optimizer, mle.likelihood_loss(generator, corpus.train[rows])[0], config.clip)
         run.tokens += int(mask.sum())
-        last = samples.lengths - 1
-        bleu = float(q[torch.arange(len(q), device=q.device), last].mean())
+        bleu = float(score(samples.ids, samples.lengths).mean())
         entropy = float(-samples.logp.sum() / mask.sum())
         run.log("policy gradient", "train", round=round_, bleu=bleu, entropy=entropy, gradient_norm=norm)
         run.check("policy gradient", "generator", generator)
