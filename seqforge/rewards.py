@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqforge.models.generator import Generator
-from seqforge.sampling import PLAIN, Fork, Samples, begin, chunk_rows, complete, mask_of, retrace
+from seqforge.sampling import PLAIN, Fork, Samples, begin, chunk_rows, complete, mask_of, retrace, uniform
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 Reward = Literal["discriminator", "constant", "random", "shuffled", "frozen"]
@@ -60,6 +60,30 @@ def _complete_all(policy: Generator, samples: Samples, trail: list[tuple[Tensor,
         ids.append(torch.where(prefix, samples.ids[row[many]], tail.ids))
         lengths.append(tail.lengths)
     return torch.cat(ids), torch.cat(lengths), row, forks.position
+
+
+def action_values(
+    reward: str,
+    policy: Generator,
+    samples: Samples,
+    trail: list[tuple[Tensor, Fork]],
+    score: Scorer,
+    rollouts: int,
+    rng: Callable[[str], torch.Generator],
+) -> Tensor:
+    """q (B,T) by a reward's name: `constant`, `random` and `shuffled` are the null controls, any other is the score's.
+
+    rng: the streams "rollouts", "random_reward" and "shuffle" by name.
+    """
+    batch, horizon = samples.ids.shape
+    mask = mask_of(samples.lengths, horizon)
+    if reward == "constant":
+        return constant_reward(mask)
+    if reward == "random":
+        return random_reward(mask, rng("random_reward"))
+    noise = uniform((batch, horizon - 1, rollouts, horizon), rng("rollouts"), samples.ids.device)
+    q = rollout_q(policy, samples, trail, score, noise)
+    return shuffled_reward(q, mask, rng("shuffle")) if reward == "shuffled" else q
 
 
 def policy_trail(

@@ -22,7 +22,7 @@ from seqforge.metrics.bleu import Smoothing, sentence_scores
 from seqforge.metrics.ngrams import References, Texts
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import Samples, mask_of, uniform, weighted_nll
+from seqforge.sampling import mask_of, uniform, weighted_nll
 
 
 @dataclass(frozen=True)
@@ -90,21 +90,6 @@ def bleu_scorer(real: Split, order: int, smoothing: Smoothing, eos_id: int | Non
     return score
 
 
-def action_values(
-    generator: LSTMGenerator, samples: Samples, trail: list, score: rewards.Scorer, config: PGBLEUConfig, run: Run
-) -> Tensor:
-    """q (B,T) by the reward the configuration names."""
-    batch, horizon = samples.ids.shape
-    mask = mask_of(samples.lengths, horizon)
-    if config.reward == "constant":
-        return rewards.constant_reward(mask)
-    if config.reward == "random":
-        return rewards.random_reward(mask, run.rng("random_reward"))
-    noise = uniform((batch, horizon - 1, config.rollouts, horizon), run.rng("rollouts"), run.device)
-    q = rewards.rollout_q(generator, samples, trail, score, noise)
-    return rewards.shuffled_reward(q, mask, run.rng("shuffle")) if config.reward == "shuffled" else q
-
-
 def _texts(ids: Tensor, lengths: Tensor, eos_id: int | None) -> Texts:
     last = ids.gather(1, (lengths - 1)[:, None]).squeeze(1)
     words = lengths if eos_id is None else lengths - (last == eos_id).long()
@@ -130,7 +115,7 @@ def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
         noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
         samples, trail = rewards.sample_with_trail(generator, noise)
         mask = mask_of(samples.lengths, corpus.max_length)
-        q = action_values(generator, samples, trail, score, config, run)  # (B,T)
+        q = rewards.action_values(config.reward, generator, samples, trail, score, config.rollouts, run.rng)  # (B,T)
         weight = objectives.reinforce_weight(objectives.advantage(q, mask, config.baseline), mask, config.reduction)
         loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight)
         norm = float(mle.update(generator, optimizer, loss, config.clip))

@@ -18,7 +18,7 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from seqforge import discriminate, objectives, rewards
 from seqforge.data.corpus import Corpus
@@ -27,7 +27,7 @@ from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_nll
+from seqforge.sampling import mask_of, sample, uniform, weighted_nll
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
             noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
             samples, trail = rewards.sample_with_trail(generator, noise)
             mask = mask_of(samples.lengths, corpus.max_length)
-            q = action_values(policy, generator, samples, trail, score, config, run)  # (B,T)
+            trail = rewards.policy_trail(policy, generator, samples, trail)
+            q = rewards.action_values(config.reward, policy, samples, trail, score, config.rollouts, run.rng)  # (B,T)
             weight = objectives.reinforce_weight(objectives.advantage(q, mask, config.baseline), mask, config.reduction)
             pg_loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight)
             norm = mle.update(generator, optimizer, pg_loss, config.clip)
@@ -170,28 +171,6 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
         mle.measure(generator, corpus, config.monitor, run, "adversarial")
     run.checkpoint(tag="final")
     return generator
-
-
-def action_values(
-    policy: LSTMGenerator,
-    generator: LSTMGenerator,
-    samples: Samples,
-    trail: list,
-    score: rewards.Scorer,
-    config: SeqGANConfig,
-    run: Run,
-) -> Tensor:
-    """q (B,T) by the reward the configuration names."""
-    batch, horizon = samples.ids.shape
-    mask = mask_of(samples.lengths, horizon)
-    if config.reward == "constant":
-        return rewards.constant_reward(mask)
-    if config.reward == "random":
-        return rewards.random_reward(mask, run.rng("random_reward"))
-    noise = uniform((batch, horizon - 1, config.rollouts, horizon), run.rng("rollouts"), run.device)
-    trail = rewards.policy_trail(policy, generator, samples, trail)
-    q = rewards.rollout_q(policy, samples, trail, score, noise)
-    return rewards.shuffled_reward(q, mask, run.rng("shuffle")) if config.reward == "shuffled" else q
 
 
 @torch.no_grad()
