@@ -123,8 +123,10 @@ def evaluate_(argv: list[str]) -> int:
     return 0
 
 
-def names_of(text: str) -> list[str]:
-    """`bleu,mauve` or `[bleu,mauve]`."""
+def names_of(text: str | list[str]) -> list[str]:
+    """`bleu,mauve` or `[bleu,mauve]`; a list is as it is, since the parser asks again for what it has parsed."""
+    if isinstance(text, list):
+        return text
     return [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
 
 

@@ -142,7 +142,10 @@ def find_files(config: DataConfig) -> dict[str, str]:
     """train, and valid and test where there are files of them."""
     path = Path(config.source)
     if config.source in CORPORA and not path.exists():
-        path = fetch.get(config.source, offline=True)  # says how to get it where it is not in the cache
+        try:
+            path = fetch.get(config.source, offline=True)
+        except ValueError as e:
+            raise ValueError(f"{e}; or train on a copy of your own: --data PATH") from e
     if path.is_dir():
         files = {k: str(v) for k, v in folder_files(path).items() if k != "glove"}
     elif config.source.startswith("hf:") or path.exists():
