@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from seqforge.data import fetch, tokens
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
-from seqforge.data.pack import Lengths, Overlong, choose_lengths, pack
+from seqforge.data.pack import Overlong, choose_lengths, pack
 from seqforge.data.published import CORPORA
 from seqforge.data.readers import Document, Format, OnError, folder_files, read
 from seqforge.grammars import demo_grammar
@@ -210,7 +210,7 @@ def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: 
     train = documents["train"]
     parts = _split(documents, config)
     kind, blanks = _kind_of(train, config)
-    texts = texts_of(documents, config)
+    texts = _texts(documents, parts)
     learn_from = texts["train"] + (whole_vocabulary or [])
     tokenizer, eos_id, encoded = _tokenize(kind, blanks, documents, parts, texts, learn_from, config)
     fit = choose_lengths(encoded["train"].lengths, config.max_length, config.overlong, eos_id is not None)
@@ -259,7 +259,10 @@ def _split(documents: dict[str, Document], config: DataConfig) -> Parts:
 
 def texts_of(documents: dict[str, Document], config: DataConfig) -> dict[str, list[str]]:
     """The sequences of train, valid and test as they were read."""
-    parts = _split(documents, config)
+    return _texts(documents, _split(documents, config))
+
+
+def _texts(documents: dict[str, Document], parts: Parts) -> dict[str, list[str]]:
     return {name: [documents[source].texts[i] for i in rows] for name, (source, rows) in parts.items()}
 
 
@@ -354,6 +357,3 @@ def _warn_if_few(document: Document, splits: dict[str, Split]) -> None:
             "heart and the figures say little (some thousands are needed for more than a trial)",
             stacklevel=2,
         )
-
-
-__all__ = ["DataConfig", "Lengths", "build", "find_files", "load", "read_document"]
