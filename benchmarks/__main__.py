@@ -40,7 +40,7 @@ def show(name: str, found: dict) -> None:
             f"least by the limit {least:.2f} s ({least / seconds:.0%} of it reached)"
         )
     for what, seconds in found.get("seconds", {}).items():
-        print(f"  {what:<24}{seconds:.2f} s")
+        print(f"  {what:<26}{seconds:.3f} s" if seconds < 1 else f"  {what:<26}{seconds:.2f} s")
     for case, seconds in found.items():
         if case.startswith("V "):
             print(f"  {case:<16} sampling {seconds['sampling']:.3f} s   likelihood {seconds['likelihood']:.3f} s")

@@ -12,9 +12,12 @@ import torch
 from benchmarks import plain
 from seqforge import corpora, discriminate, objectives, rewards
 from seqforge.corpora import DataConfig
+from seqforge.data.corpus import Split
+from seqforge.methods import leakgan
 from seqforge.methods.mle import trainable, update
 from seqforge.metrics import bleu, ngrams, self_bleu
 from seqforge.models.discriminators import PUBLISHED_FILTERS, PUBLISHED_WIDTHS, CNNDiscriminator
+from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.sampling import mask_of, sample, uniform, weighted_nll
 from seqforge.settings import precision
@@ -160,6 +163,25 @@ def scaling(device: torch.device) -> dict:
     return found
 
 
+def leakgan_steps(device: torch.device) -> dict:
+    """LeakGAN, batch 64, T 20, published discriminator: pre-training step, 64 samples, adversarial step."""
+    seconds = {}
+    for numeric in precisions(device):
+        discriminator = CNNDiscriminator(V, T, dropout=0.0).to(device)
+        generator = HierarchicalGenerator.of(HierarchicalConfig(), discriminator, None, 0, 1).to(device)
+        generator.leak(discriminator, numeric)
+        _, ids, lengths, rng = world(device)
+        players, config = leakgan.Modules(generator, 0.0015), leakgan.LeakGANConfig()
+        real, score = Split(ids[:B], lengths[:B]), discriminate.scorer(discriminator, numeric)
+        work = {
+            "pre-training step": lambda: players.update(leakgan.likelihood_loss(generator, real)[0], 5.0),  # noqa: B023
+            "64 samples": lambda: sample(generator, uniform((B, T), rng, device)),  # noqa: B023
+            "adversarial step": lambda: leakgan.step(generator, players, score, config, T, lambda _: rng, device),  # noqa: B023
+        }
+        seconds |= {f"{what}, {numeric}": median(run, 5) for what, run in work.items()}
+    return {"seconds": seconds}
+
+
 def made_up_text(n: int, mean: int, types: int, seed: int) -> list[str]:
     """n lines of words drawn by Zipf's law, their lengths by a binomial law about `mean`."""
     rng = np.random.default_rng(seed)
@@ -194,6 +216,7 @@ SECTIONS: dict[str, Callable[[torch.device], dict]] = {
     "sampling": sampling,
     "generator_step": generator_step,
     "discriminator_epoch": discriminator_epoch,
+    "leakgan": leakgan_steps,
     "scaling": scaling,
     "text": text,
 }

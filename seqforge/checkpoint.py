@@ -59,7 +59,8 @@ def write(folder: Path, models: dict[str, nn.Module], training: dict, extra: dic
 def _write_model(folder: Path, model: nn.Module, extra: dict[str, str]) -> None:
     folder.mkdir()
     save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(getattr(model, "_hub_mixin_config", None) or {}, indent=1))
+    sizes = getattr(model, "_hub_mixin_config", None) or {}
+    (folder / "config.json").write_text(json.dumps({"architectures": [type(model).__name__], **sizes}, indent=1))
     for name, text in extra.items():
         (folder / name).write_text(text)
 

@@ -2,14 +2,72 @@
 
 import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from seqforge.data.corpus import Corpus
+from seqforge.models.generator import Generator
 from seqforge.objectives import discriminator_loss
+from seqforge.run import Run
+from seqforge.sampling import PLAIN, Filter, sample, uniform
 
 Batch = tuple[Tensor, Tensor]  # ids (B,T), lengths (B,)
 SCORE_ROWS = 1024
+
+
+class Schedule(Protocol):
+    """What a method's configuration says of its discriminator's training."""
+
+    @property
+    def d_samples(self) -> int: ...
+    @property
+    def d_epochs(self) -> int: ...
+    @property
+    def d_batch(self) -> int: ...
+    @property
+    def d_l2(self) -> float: ...
+
+
+def train_on_fresh(
+    discriminator: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: Generator,
+    corpus: Corpus,
+    config: Schedule,
+    run: Run,
+    phase: str,
+    sets: int,
+    filter: Filter = PLAIN,
+) -> None:
+    """`sets` times: fresh fakes, drawn through `filter`, then d_epochs passes over them and as many real sequences.
+
+    Logs the means of the last pass, and the accuracy on validation sequences and unseen fakes.
+    """
+    count = min(config.d_samples or len(corpus.train), len(corpus.train))
+    valid = (corpus.valid.ids[:count], corpus.valid.lengths[:count])
+    real = (corpus.train.ids, corpus.train.lengths)
+    stats = {}
+    for _ in range(sets):
+        drawn = sample(generator, uniform((count, corpus.max_length), run.rng("fakes"), run.device), filter)
+        for _ in range(config.d_epochs):
+            stats = epoch(
+                discriminator,
+                optimizer,
+                real,
+                (drawn.ids, drawn.lengths),
+                config.d_batch,
+                run.rng("d_order"),
+                config.d_l2,
+                run.precision,
+            )
+    run.check(phase, "discriminator", discriminator)
+    noise = uniform((len(valid[0]), corpus.max_length), run.rng("unseen"), run.device)
+    unseen = sample(generator, noise, filter)
+    score = scorer(discriminator, run.precision)
+    stats["d_accuracy_valid"] = held_out_accuracy(score, valid, (unseen.ids, unseen.lengths))
+    run.log(phase, "train", **stats)
 
 
 def autocast(device: torch.device, precision: str):

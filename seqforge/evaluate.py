@@ -22,6 +22,7 @@ from seqforge.metrics import nll
 from seqforge.metrics.grammar import judged
 from seqforge.metrics.score import Score
 from seqforge.models.generator import Generator
+from seqforge.models.hierarchical import HierarchicalGenerator
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.scoring import known_metrics
 
@@ -73,11 +74,21 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
-def load_generator(folder: Path) -> LSTMGenerator:
-    """The generator of a checkpoint folder, ready to sample."""
+GENERATORS = {cls.__name__: cls for cls in (LSTMGenerator, HierarchicalGenerator)}
+
+
+def load_generator(folder: Path, precision: str = "fp32") -> LSTMGenerator | HierarchicalGenerator:
+    """The generator of a checkpoint folder, ready to sample; `precision` is that of the features leaked to it."""
     config = json.loads((folder / "generator" / "config.json").read_text())
-    generator = LSTMGenerator(**config)
+    (name,) = config.pop("architectures", ["LSTMGenerator"])
+    if name not in GENERATORS:
+        raise ValueError(
+            f"{folder / 'generator' / 'config.json'}: a generator of kind {name!r}, which is not known here"
+        )
+    generator = GENERATORS[name](**config)
     checkpoint.load_model(folder / "generator", generator)
+    if isinstance(generator, HierarchicalGenerator):
+        generator.leak(generator.leaked.discriminator, precision)
     return generator.eval()
 
 
@@ -107,8 +118,9 @@ def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
 def sweep(generator: Generator, corpus: Corpus, config: EvaluateConfig) -> list[Score]:
     """NLL_oracle, NLL_test and entropy at every temperature; of text also the text metrics at temperature 1."""
     found = []
-    for t in config.temperatures:
-        scores, drawn = nll.all_nll(generator, corpus, config.samples, config.seed, t)
+    tests = nll.nll_tests(generator, corpus.test, corpus.source, config.temperatures)
+    for t, test in zip(config.temperatures, tests, strict=True):
+        scores, drawn = nll.all_nll(generator, corpus, config.samples, config.seed, t, test)
         found += scores
         if corpus.oracle is None:
             found += text_scores(Split(drawn.ids, drawn.lengths), corpus, config, t, novel=True)
@@ -142,13 +154,13 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
     """Score the pre-trained generator (where there is one) and the newest, and write run/scores.json."""
-    rows = []
+    rows, precision = [], read_config(run).get("precision", "fp32")
     final = find_checkpoint(run)
     for name in ("pre-trained", "final"):
         folder = checkpoint.newest(run / "checkpoints", tag="pre-trained") if name == "pre-trained" else final
         if folder is None:
             continue
-        generator = load_generator(folder).to(corpus.train.ids.device)
+        generator = load_generator(folder, precision).to(corpus.train.ids.device)
         scores = [s.as_dict() for s in sweep(generator, corpus, config)]
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended

@@ -2,11 +2,12 @@
 
 Every sequence loss here is linear in the log-probabilities: loss = sum_{b,t} weight[b,t] * -log p(y_t | y_<t)
 (`sampling.weighted_nll`). The functions below give the weights (B,T), 0 past the end, so that minimising the loss
-ascends the objective named. B batch, T time; q and reward are per token.
+ascends the objective named. B batch, T time; q and reward are per token. Besides F features, K blocks.
 """
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,6 +51,54 @@ def advantage(q: Tensor, mask: Tensor, baseline: Baseline = "none") -> Tensor:
     if baseline == "step":
         return centred
     return centred * count / (count - 1).clamp_min(1)
+
+
+def goal_cosine(goals: Tensor, features: Tensor, lengths: Tensor, step: int) -> Tensor:
+    """cos(F(s_{t+c}) - F(s_t), g_t) (B,T) for t = 0 .. T-1, 0 past the end: did the sequence go where the goal points?
+
+    goals (B,T,F), features (B,T+1,F) of s_0 .. s_T, c = step. A sequence that ends before stays at its last feature.
+    The manager ascends it, weighted by the reward (Guo et al. 2018, eq. of the manager's gradient).
+    """
+    horizon = goals.shape[1]
+    assert features.shape == (goals.shape[0], horizon + 1, goals.shape[2])
+    t = torch.arange(horizon, device=goals.device)
+    later = torch.minimum(t + step, lengths[:, None])  # (B,T)
+    reached = features.gather(1, later[..., None].expand_as(goals))
+    return F.cosine_similarity(reached - features[:, :-1], goals, dim=-1) * (t < lengths[:, None])
+
+
+def intrinsic_reward(goals: Tensor, features: Tensor, mask: Tensor, step: int, by_block: bool = False) -> Tensor:
+    """The worker's reward (B,T) for y_t, t = 1 .. T: (1/c) sum_{i=1..c} cos(F(s_t) - F(s_{t-i}), g_{t-i}) (Guo et al.
+    2018), over those of the last c goals that exist; 0 past the end.
+
+    goals (B,T,F) g_0 .. g_{T-1}, features (B,T+1,F), mask (B,T). by_block, as in the authors' code: the one goal that
+    drives the block, against the change since the block began.
+    """
+    horizon = goals.shape[1]
+    assert features.shape == (goals.shape[0], horizon + 1, goals.shape[2])
+    if by_block:
+        begun = torch.arange(horizon, device=goals.device) // step * step
+        return F.cosine_similarity(features[:, 1:] - features[:, begun], goals[:, begun], dim=-1) * mask
+    total = torch.zeros_like(goals[..., 0])
+    for i in range(1, min(step, horizon) + 1):
+        change = features[:, i:] - features[:, :-i]  # (B,T+1-i,F)
+        total[:, i - 1 :] += F.cosine_similarity(change, goals[:, : horizon + 1 - i], dim=-1)
+    goals_so_far = torch.arange(1, horizon + 1, device=goals.device).clamp_max(step)
+    return total / goals_so_far * mask
+
+
+def rank_rescale(value: Tensor, mask: Tensor, delta: float) -> Tensor:
+    """Bootstrapped rescaled activation: sigmoid(delta (0.5 - rank / B)) (B,K), rank 1 for the largest of the B rows
+    that reach a column, equal values sharing their mean rank; 0 outside mask (B,K).
+
+    Only the order of a batch counts, so that the mean and the spread of what comes out do not depend on how sure the
+    discriminator is. Source: Guo et al. 2018, eq. of the bootstrapped rescaled activation.
+    """
+    assert value.shape == mask.shape
+    above = ((value[None] > value[:, None]) & mask[None]).sum(1)  # (B,K) rows that stand higher
+    equal = ((value[None] == value[:, None]) & mask[None]).sum(1)  # itself included
+    rank = above + (equal + 1) / 2
+    return torch.sigmoid(delta * (0.5 - rank / mask.sum(0).clamp_min(1))) * mask
 
 
 def discriminator_loss(real_logit: Tensor, label: Tensor) -> Tensor:

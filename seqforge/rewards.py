@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from seqforge.models.generator import Generator
-from seqforge.sampling import PLAIN, Fork, Samples, begin, chunk_rows, complete, mask_of, retrace, uniform
+from seqforge.sampling import PLAIN, Filter, Fork, Samples, begin, chunk_rows, complete, mask_of, retrace, uniform
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 Reward = Literal["discriminator", "constant", "random", "shuffled", "frozen"]
 
 
-def sample_with_trail(generator: Generator, noise: Tensor) -> tuple[Samples, list[tuple[Tensor, Fork]]]:
+def sample_with_trail(
+    generator: Generator, noise: Tensor, filter: Filter = PLAIN
+) -> tuple[Samples, list[tuple[Tensor, Fork]]]:
     """Sequences (one a row of noise (B,T)) and the fork after every prefix of each, for `rollout_q`."""
     trail: list[tuple[Tensor, Fork]] = []
-    return complete(generator, begin(generator, len(noise), noise.device), noise, PLAIN, trail), trail
+    return complete(generator, begin(generator, len(noise), noise.device), noise, filter, trail), trail
 
 
 @torch.no_grad()
@@ -76,14 +78,47 @@ def action_values(
     rng: the streams "rollouts", "random_reward" and "shuffle" by name.
     """
     batch, horizon = samples.ids.shape
-    mask = mask_of(samples.lengths, horizon)
+
+    def q() -> Tensor:
+        noise = uniform((batch, horizon - 1, rollouts, horizon), rng("rollouts"), samples.ids.device)
+        return rollout_q(policy, samples, trail, score, noise)
+
+    return _by_name(reward, mask_of(samples.lengths, horizon), q, rng)
+
+
+def block_values(
+    reward: str,
+    policy: Generator,
+    samples: Samples,
+    trail: list[tuple[Tensor, Fork]],
+    score: Scorer,
+    rollouts: int,
+    step: int,
+    rng: Callable[[str], torch.Generator],
+) -> tuple[Tensor, Tensor]:
+    """As `action_values`, for every block of `step` tokens: the value (B,K) where the block ends, K = ceil(T / step),
+    and which blocks a sequence has (B,K). Completions are drawn at the ends of blocks only (Guo et al. 2018).
+    """
+    batch, horizon = samples.ids.shape
+    begins = torch.arange(0, horizon, step, device=samples.ids.device)
+    mask = begins < samples.lengths[:, None]  # (B,K)
+
+    def values() -> Tensor:
+        noise = uniform((batch, horizon - 1, rollouts, horizon), rng("rollouts"), samples.ids.device)
+        q = rollout_q(policy, samples, trail[step - 1 :: step], score, noise)  # trail[t] stands after t+1 tokens
+        return q.gather(1, torch.minimum(begins + step, samples.lengths[:, None]) - 1) * mask
+
+    return _by_name(reward, mask, values, rng), mask
+
+
+def _by_name(reward: str, mask: Tensor, values: Callable[[], Tensor], rng: Callable[[str], torch.Generator]) -> Tensor:
+    """Values of the shape of `mask`: a null control's, or those asked for."""
     if reward == "constant":
         return constant_reward(mask)
     if reward == "random":
         return random_reward(mask, rng("random_reward"))
-    noise = uniform((batch, horizon - 1, rollouts, horizon), rng("rollouts"), samples.ids.device)
-    q = rollout_q(policy, samples, trail, score, noise)
-    return shuffled_reward(q, mask, rng("shuffle")) if reward == "shuffled" else q
+    found = values()
+    return shuffled_reward(found, mask, rng("shuffle")) if reward == "shuffled" else found
 
 
 def policy_trail(

@@ -8,7 +8,7 @@ changes no sample.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -288,14 +288,26 @@ def weighted_nll(
     read = ids if read is None else read
     if isinstance(generator, HeadedGenerator):
         hidden, real = _hidden_within(generator, read, lengths)
-        loss, logp = head_weighted_nll(generator.head, hidden, ids[real], weight[real])
-        return loss, logp.new_zeros(ids.shape).masked_scatter(real, logp)
+        return _headed_nll(generator.head, hidden, real, ids, weight)
     mask = mask_of(lengths, ids.shape[1])
     weight = weight * mask
     first, state = generator.start(ids.shape[0])
     later, _ = generator.extend(read[:, :-1], state)
     logp = log_softmax_at(torch.cat([first[:, None], later], dim=1), ids) * mask
     return -(weight * logp).sum(), logp.detach()
+
+
+def weighted_nll_of(
+    head: nn.Linear, hidden: Tensor, ids: Tensor, lengths: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`weighted_nll` where the hidden vectors (B,T,H) of all tokens are known already."""
+    real = mask_of(lengths, ids.shape[1])
+    return _headed_nll(head, hidden[real], real, ids, weight)
+
+
+def _headed_nll(head: nn.Linear, hidden: Tensor, real: Tensor, ids: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    loss, logp = head_weighted_nll(head, hidden, ids[real], weight[real])
+    return loss, logp.new_zeros(ids.shape).masked_scatter(real, logp)
 
 
 @torch.no_grad()
@@ -322,19 +334,27 @@ def read_own(generator: Generator, ids: Tensor, own: Tensor, noise: Tensor) -> T
 @torch.no_grad()
 def sequence_nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float = 1.0, rows: int | None = None):
     """-log p(y_t | y_<t) in nats (B,T), 0 past the end, without gradient, in chunks that fit the cache."""
+    return sequence_nlls(generator, ids, lengths, (temperature,), rows)[0]
+
+
+@torch.no_grad()
+def sequence_nlls(
+    generator: Generator, ids: Tensor, lengths: Tensor, temperatures: Sequence[float], rows: int | None = None
+) -> Tensor:
+    """`sequence_nll` at several temperatures (K,B,T); a generator with a linear head reads a sequence once for all."""
     rows = rows or max(1, 2 * cache_rows(generator.vocab_size, ids.device) // ids.shape[1])
     if isinstance(generator, HeadedGenerator):
         rows = max(rows, 256)  # its logits are cut finer than that anyway
     parts = zip(ids.split(rows), lengths.split(rows), strict=True)
-    return torch.cat([_nll(generator, i, n, temperature) for i, n in parts])
+    return torch.cat([_nlls(generator, i, n, temperatures) for i, n in parts], dim=1)
 
 
-def _nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float) -> Tensor:
+def _nlls(generator: Generator, ids: Tensor, lengths: Tensor, temperatures: Sequence[float]) -> Tensor:
     if not isinstance(generator, HeadedGenerator):
-        return -log_probs(generator, ids, lengths, temperature)
+        return torch.stack([-log_probs(generator, ids, lengths, t) for t in temperatures])
     hidden, real = _hidden_within(generator, ids, lengths)
-    logp = head_log_probs(generator.head, hidden, ids[real], temperature)
-    return -logp.new_zeros(ids.shape).masked_scatter(real, logp)
+    found = [head_log_probs(generator.head, hidden, ids[real], t) for t in temperatures]
+    return torch.stack([-logp.new_zeros(ids.shape).masked_scatter(real, logp) for logp in found])
 
 
 def _hidden_within(generator: HeadedGenerator, read: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ except ImportError:  # Windows has none
 
 from seqforge import __version__, checkpoint, corpora, evaluate
 from seqforge.data.corpus import Corpus
-from seqforge.methods import mle, pg_bleu, scheduled_sampling, seqgan
+from seqforge.methods import leakgan, mle, pg_bleu, scheduled_sampling, seqgan
 from seqforge.run import Run, pre_trained
 from seqforge.settings import RunConfig, build, check_words, settle
 
@@ -39,6 +39,11 @@ METHODS: dict[str, tuple[type, Callable, str]] = {
     ),
     "pg_bleu": (pg_bleu.PGBLEUConfig, pg_bleu.train, "policy gradient on BLEU, SeqGAN's baseline (Yu et al. 2017)"),
     "seqgan": (seqgan.SeqGANConfig, seqgan.train, "policy gradient on a CNN discriminator's verdict (Yu et al. 2017)"),
+    "leakgan": (
+        leakgan.LeakGANConfig,
+        leakgan.train,
+        "a manager that reads the discriminator's features sets goals to a worker (Guo et al. 2018)",
+    ),
 }
 
 

@@ -25,7 +25,8 @@ TABLE = {
     "seqforge.models*": "seqforge.models*",
     "seqforge.sampling": "seqforge.models.generator",
     "seqforge.rewards": "seqforge.sampling seqforge.models.generator",
-    "seqforge.discriminate": "seqforge.objectives",
+    "seqforge.discriminate": "seqforge.objectives seqforge.sampling seqforge.models.generator seqforge.data.corpus "
+    "seqforge.run",
     "seqforge.oracles": "seqforge.models* seqforge.data* seqforge.sampling",
     "seqforge.corpora": "seqforge.oracles seqforge.grammars seqforge.data*",
     "seqforge.grammars": "",

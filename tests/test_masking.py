@@ -28,6 +28,7 @@ from seqforge import checkpoint, discriminate, evaluate, objectives, rewards, sa
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import mle
+from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.pg_bleu import PGBLEUConfig, bleu_scorer
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig
@@ -37,6 +38,7 @@ from seqforge.metrics.bleu import sentence_scores
 from seqforge.metrics.ngrams import References
 from seqforge.metrics.self_bleu import self_sentence_scores
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
+from seqforge.models.hierarchical import HierarchicalConfig
 from seqforge.models.lstm import LSTMConfig
 from seqforge.run import CheckpointConfig, Run
 from seqforge.sampling import Filter, Samples, begin, begin_with, complete, mask_of, sample, uniform, weighted_nll
@@ -52,6 +54,8 @@ SIZES = {
 CNN = CNNConfig(embedding=6, widths=[1, 2, 4], filters=[4, 4, 4], dropout=0.2)
 ROUNDS = {**SIZES, "rounds": 2, "batch": 12}
 PLAYERS = {**ROUNDS, "discriminator": CNN, "d_pretrain": 1, "d_batch": 16, "d_lr": 0.01}
+MANAGED = HierarchicalConfig(embedding=6, hidden=6, goal=3, step=2, dropout=0.2, init_std=0.3)
+HIERARCHY = {**{k: v for k, v in PLAYERS.items() if k != "generator"}, "d_every": 1}
 TINY = {
     "mle": [MLETrainConfig(**SIZES)],
     "scheduled_sampling": [ScheduledSamplingConfig(**SIZES, slope=0.5)],
@@ -65,6 +69,13 @@ TINY = {
         SeqGANConfig(**PLAYERS, rollouts=1, reward="shuffled"),
         SeqGANConfig(**PLAYERS, reward="random", baseline="step"),
         SeqGANConfig(**PLAYERS, reward="constant", baseline="none"),
+    ],
+    "leakgan": [
+        LeakGANConfig(**HIERARCHY, generator=MANAGED, rollouts=2, mle_every=1, mle_steps=1, extrinsic=0.5),
+        LeakGANConfig(
+            **HIERARCHY, generator=dataclasses.replace(MANAGED, goals="block"), rollouts=1, d_temperature=0.7
+        ),
+        LeakGANConfig(**HIERARCHY, generator=MANAGED, rollouts=0, reward="shuffled", baseline="leave-one-out"),
     ],
 }
 
@@ -112,15 +123,24 @@ def garble_samples(patch: pytest.MonkeyPatch) -> None:
 
 def watch_weights(patch: pytest.MonkeyPatch) -> list[float]:
     """The largest weight past an end in each loss that is taken, wherever `weighted_nll` has been imported to."""
-    plain, seen = sampling.weighted_nll, []
+    plain, plain_of, seen = sampling.weighted_nll, sampling.weighted_nll_of, []
+
+    def note(lengths, weight):
+        seen.append(float((weight * ~mask_of(lengths, weight.shape[1])).abs().max()))
 
     def weighted_nll(generator, ids, lengths, weight, read=None):
-        seen.append(float((weight * ~mask_of(lengths, ids.shape[1])).abs().max()))
+        note(lengths, weight)
         return plain(generator, ids, lengths, weight, read)
+
+    def weighted_nll_of(head, hidden, ids, lengths, weight):
+        note(lengths, weight)
+        return plain_of(head, hidden, ids, lengths, weight)
 
     for name, module in list(sys.modules.items()):
         if name.startswith("seqforge") and getattr(module, "weighted_nll", None) is plain:
             patch.setattr(module, "weighted_nll", weighted_nll)
+        if name.startswith("seqforge") and getattr(module, "weighted_nll_of", None) is plain_of:
+            patch.setattr(module, "weighted_nll_of", weighted_nll_of)
     return seen
 
 
@@ -181,9 +201,9 @@ def test_the_twins_differ_past_their_ends_alone_and_a_token_within_them_would_be
 
 
 def test_a_method_without_a_configuration_here_is_named(monkeypatch):
-    monkeypatch.setitem(training.METHODS, "leakgan", training.METHODS["mle"])
-    with pytest.raises(pytest.fail.Exception, match="add a tiny configuration for leakgan"):
-        tiny_configurations("leakgan")
+    monkeypatch.setitem(training.METHODS, "newgan", training.METHODS["mle"])
+    with pytest.raises(pytest.fail.Exception, match="add a tiny configuration for newgan"):
+        tiny_configurations("newgan")
 
 
 # --- losses and gradients -----------------------------------------------------------------------------------------

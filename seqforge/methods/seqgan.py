@@ -27,7 +27,7 @@ from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import mask_of, sample, uniform, weighted_nll
+from seqforge.sampling import mask_of, uniform, weighted_nll
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
 
     mle.pretrain(generator, config.mle, config.monitor, corpus, run)
     for _ in run.loop("discriminator", config.d_pretrain if config.judged else 0):
-        train_discriminator(discriminator, d_optimizer, generator, corpus, config, run, "discriminator", 1)
+        discriminate.train_on_fresh(discriminator, d_optimizer, generator, corpus, config, run, "discriminator", 1)
     if run.once("pre-trained"):
         mle.measure(generator, corpus, config.monitor, run, "mle")
         run.checkpoint(tag="pre-trained")
@@ -164,7 +164,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
         if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
             mle.measure(generator, corpus, config.monitor, run, "adversarial")
         if config.judged and config.reward != "frozen" and config.d_steps:
-            train_discriminator(
+            discriminate.train_on_fresh(
                 discriminator, d_optimizer, generator, corpus, config, run, "adversarial", config.d_steps
             )
     if run.once("measured"):
@@ -178,38 +178,3 @@ def drift(policy: nn.Module, generator: nn.Module, lag: float) -> None:
     """policy <- lag * policy + (1 - lag) * generator, every parameter."""
     for slow, fast in zip(policy.parameters(), generator.parameters(), strict=True):
         slow.lerp_(fast, 1 - lag)
-
-
-def train_discriminator(
-    discriminator: CNNDiscriminator,
-    optimizer: torch.optim.Optimizer,
-    generator: LSTMGenerator,
-    corpus: Corpus,
-    config: SeqGANConfig,
-    run: Run,
-    phase: str,
-    sets: int,
-) -> None:
-    """`sets` times: fresh fakes, then d_epochs passes over them and as many real sequences."""
-    count = min(config.d_samples or len(corpus.train), len(corpus.train))
-    valid = (corpus.valid.ids, corpus.valid.lengths)
-    real = (corpus.train.ids, corpus.train.lengths)
-    stats = {}
-    for _ in range(sets):
-        drawn = sample(generator, uniform((count, corpus.max_length), run.rng("fakes"), run.device))
-        for _ in range(config.d_epochs):
-            stats = discriminate.epoch(
-                discriminator,
-                optimizer,
-                real,
-                (drawn.ids, drawn.lengths),
-                config.d_batch,
-                run.rng("d_order"),
-                config.d_l2,
-                run.precision,
-            )
-    run.check(phase, "discriminator", discriminator)
-    unseen = sample(generator, uniform((len(corpus.valid), corpus.max_length), run.rng("unseen"), run.device))
-    score = discriminate.scorer(discriminator, run.precision)
-    stats["d_accuracy_valid"] = discriminate.held_out_accuracy(score, valid, (unseen.ids, unseen.lengths))
-    run.log(phase, "train", **stats)

@@ -6,13 +6,15 @@ Entropy: of the generator's samples under itself; falls towards 0 as it collapse
 Source: Yu et al. 2017, eq. 9, divided by T as the authors' code and every published table do.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from seqforge.data.corpus import Corpus, Split
 from seqforge.metrics.score import Score, signature
 from seqforge.models.generator import Generator
-from seqforge.sampling import Filter, Samples, sample, sequence_nll, uniform
+from seqforge.sampling import Filter, Samples, sample, sequence_nll, sequence_nlls, uniform
 
 UNIT = "nats per token"
 
@@ -27,11 +29,21 @@ def mean_and_stderr(nll: Tensor, lengths: Tensor) -> tuple[float, float | None]:
     return float(mean), float((spread * len(total)).sqrt() / tokens.sum())
 
 
+def nll_tests(generator: Generator, test: Split, source: str, temperatures: Sequence[float]) -> list[Score]:
+    """-log p_generator of held-out sequences, its logits divided by each of the temperatures."""
+    found, digest = [], test.digest()
+    for temperature, nll in zip(
+        temperatures, sequence_nlls(generator, test.ids, test.lengths, temperatures), strict=True
+    ):
+        value, stderr = mean_and_stderr(nll, test.lengths)
+        facts = signature("nll_test", n=len(test), temp=temperature, data=source, test=digest)
+        found.append(Score("nll_test", value, stderr, UNIT, temperature, facts))
+    return found
+
+
 def nll_test(generator: Generator, test: Split, source: str, temperature: float = 1.0) -> Score:
-    """-log p_generator of held-out sequences, its logits divided by the temperature."""
-    value, stderr = mean_and_stderr(sequence_nll(generator, test.ids, test.lengths, temperature), test.lengths)
-    facts = signature("nll_test", n=len(test), temp=temperature, data=source, test=test.digest())
-    return Score("nll_test", value, stderr, UNIT, temperature, facts)
+    """`nll_tests` at one temperature."""
+    return nll_tests(generator, test, source, [temperature])[0]
 
 
 def nll_oracle(oracle: Generator, drawn: Samples, facts: dict, temperature: float) -> Score:
@@ -47,14 +59,18 @@ def entropy(drawn: Samples, facts: dict, temperature: float) -> Score:
 
 
 def all_nll(
-    generator: Generator, corpus: Corpus, samples: int, seed: int, temperature: float = 1.0
+    generator: Generator, corpus: Corpus, samples: int, seed: int, temperature: float = 1.0, test: Score | None = None
 ) -> tuple[list[Score], Samples]:
-    """NLL_oracle (where there is an oracle), NLL_test and entropy at one temperature, and the samples they are on."""
+    """NLL_oracle (where there is an oracle), NLL_test and entropy at one temperature, and the samples they are on.
+
+    test: NLL_test at that temperature, where it is known already.
+    """
     rng = torch.Generator().manual_seed(seed)
     noise = uniform((samples, corpus.max_length), rng, corpus.test.ids.device)
     drawn = sample(generator, noise, Filter(temperature=temperature))
     facts = {"n": samples, "temp": temperature, "seed": seed, "len": corpus.max_length, "data": corpus.source}
-    scores = [nll_test(generator, corpus.test, corpus.source, temperature), entropy(drawn, facts, temperature)]
+    test = test or nll_test(generator, corpus.test, corpus.source, temperature)
+    scores = [test, entropy(drawn, facts, temperature)]
     if isinstance(corpus.oracle, Generator):
         scores.insert(0, nll_oracle(corpus.oracle, drawn, facts, temperature))
     return scores, drawn

@@ -54,7 +54,7 @@ class _ConvMax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, kernel: Tensor, valid: Tensor | None) -> Tensor:
-        out = (_windows(x, kernel.shape[0]) @ kernel.flatten(0, 1)).unflatten(0, (len(x), -1))  # (B,P,n)
+        out = (windows(x, kernel.shape[0]) @ kernel.flatten(0, 1)).unflatten(0, (len(x), -1))  # (B,P,n)
         if valid is not None:
             out.masked_fill_(~valid[..., None], -torch.inf)
         best = out.amax(1)
@@ -70,7 +70,7 @@ class _ConvMax(torch.autograd.Function):
         )  # 0 and 1; by way of bool it takes four times as long
         grad = (grad_outputs[0] / at.sum(1)).masked_fill(best == -torch.inf, 0.0)
         d_out = at.mul_(grad[:, None]).flatten(0, 1)  # (B*P,n)
-        d_kernel = (_windows(x, w).t() @ d_out).view(kernel.shape)
+        d_kernel = (windows(x, w).t() @ d_out).view(kernel.shape)
         d_windows = (d_out @ kernel.flatten(0, 1).t()).view(len(x), -1, w, x.shape[2])  # (B,P,w,E)
         d_x = torch.zeros_like(x)
         for j in range(w):
@@ -78,7 +78,7 @@ class _ConvMax(torch.autograd.Function):
         return d_x, d_kernel, None
 
 
-def _windows(x: Tensor, w: int) -> Tensor:
+def windows(x: Tensor, w: int) -> Tensor:
     """x (B,T,E) -> all windows of w tokens, (B*P, w*E), P = T-w+1. A window's tokens lie side by side in memory."""
     b, t, e = x.shape
     return x.contiguous().as_strided((b, t - w + 1, w * e), (t * e, e, 1)).reshape(-1, w * e)
@@ -115,6 +115,8 @@ class CNNDiscriminator(
                 f"use --discriminator.widths {[w for w, _ in kept]} --discriminator.filters {[n for _, n in kept]}"
             )
         self.widths, self.features = list(widths), sum(filters)
+        self.sizes = {"vocab_size": vocab_size, "max_length": max_length, "embedding": embedding}
+        self.sizes |= {"widths": list(widths), "filters": list(filters), "dropout": dropout}
         self.embed = nn.Embedding(vocab_size, embedding)
         self.kernels = nn.ParameterList(
             nn.Parameter(torch.empty(w, embedding, n)) for w, n in zip(widths, filters, strict=True)
@@ -149,10 +151,12 @@ class CNNDiscriminator(
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Logit (B,) of being real."""
-        features = self.pooled(ids, lengths)
-        gate = torch.sigmoid(self.gate(features))
-        mixed = gate * F.relu(self.highway(features)) + (1 - gate) * features
-        return self.out(self.drop(mixed)).squeeze(-1)
+        return self.out(self.drop(self.mixed(self.pooled(ids, lengths)))).squeeze(-1)
+
+    def mixed(self, pooled: Tensor) -> Tensor:
+        """The highway on pooled features (..., F) -> (..., F): what LeakGAN's discriminator leaks."""
+        gate = torch.sigmoid(self.gate(pooled))
+        return gate * F.relu(self.highway(pooled)) + (1 - gate) * pooled
 
     def pooled(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Max-pooled ReLU features (B, sum of filters)."""
