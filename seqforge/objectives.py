@@ -97,7 +97,7 @@ def rank_rescale(value: Tensor, mask: Tensor, delta: float) -> Tensor:
     assert value.shape == mask.shape
     above = ((value[None] > value[:, None]) & mask[None]).sum(1)  # (B,K) rows that stand higher
     equal = ((value[None] == value[:, None]) & mask[None]).sum(1)  # itself included
-    rank = above + (equal + 1) / 2
+    rank = (above + (equal + 1) / 2).to(value.dtype)
     return torch.sigmoid(delta * (0.5 - rank / mask.sum(0).clamp_min(1))) * mask
 
 

@@ -24,6 +24,7 @@ SCENES = {
     "frozen": ["seqgan", *TINY, "--reward", "frozen", "--baseline", "step"],
     "constant": ["seqgan", *TINY, "--reward", "constant", "--mle.patience", "1", "--mle.lr", "0.3"],
     "phases": ["seqgan", *TINY, "--checkpoint.seconds", "1e9", "--rollout_lag", "0.5"],  # saved at phase ends only
+    "leakgan": ["leakgan", "--recipe", "leakgan-tiny", "--generator.dropout", "0.3", "--mle.patience", "1"],
     "mle": [
         *["mle", "--checkpoint.seconds", "0", "--data.vocab_size", "20", "--data.max_length", "6"],
         *["--data.train_size", "256", "--data.valid_size", "64", "--data.test_size", "64", "--generator.hidden", "8"],
@@ -122,6 +123,8 @@ PLACES = [
     *[("constant", "log", k) for k in (4, 7, 9)],
     *[("phases", "log", k) for k in (9, 12)],
     *[("phases", "checkpoint", k) for k in (1, 2)],
+    *[("leakgan", "log", k) for k in (3, 5, 9, 12, 15)],
+    *[("leakgan", "checkpoint", k) for k in (2, 4, 6)],
     *[("mle", "log", k) for k in (4, 8)],
     *[("mle", "checkpoint", k) for k in (2, 5)],
 ]

@@ -1,0 +1,317 @@
+"""LeakGAN's losses against their written-out definition over all sequences of a tiny world; its rewards; whole runs."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_hierarchical import made, written_out
+from worlds import every_sequence, far, plain_log_probs, rng, table_score, tiny, true_q
+
+from seqforge import checkpoint
+from seqforge.cli import main
+from seqforge.data.corpus import Split
+from seqforge.methods.leakgan import LeakGANConfig, Modules, adversarial_loss, likelihood_loss
+from seqforge.objectives import goal_cosine, intrinsic_reward, rank_rescale
+from seqforge.rewards import block_values, sample_with_trail
+from seqforge.sampling import uniform
+
+STEP = 2
+
+
+def grads(loss, g):
+    named = {k: p for k, p in g.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {k: torch.zeros_like(p) if x is None else x for (k, p), x in zip(named.items(), found, strict=True)}
+
+
+def cos(a, b):
+    return (a * b).sum() / (a.norm() * b.norm()).clamp_min(1e-8)
+
+
+def aims(g, goals):
+    """What is held to the change of the feature from t on: g_t, or in blocks the sum that drives the block."""
+    if not g.by_block:
+        return goals
+    first = g.first_goal / g.first_goal.norm()
+    sums = [STEP * first, *(goals[k : k + STEP].sum(0) for k in range(0, len(goals), STEP))]
+    return torch.stack([sums[t // STEP] for t in range(len(goals))])
+
+
+def by_hand(g, d, ids, lengths, reward, extrinsic=0.0):
+    """Manager's and worker's loss, sentence by sentence and token by token."""
+    manager = worker = 0.0
+    blocks = sum(math.ceil(n / STEP) for n in lengths.tolist())
+    for b, n in enumerate(lengths.tolist()):
+        logp, goals, f = written_out(g, d, ids[b, :n], STEP)
+        aim = aims(g, goals)
+        for k, t in enumerate(range(0, n, STEP)):
+            manager = manager - reward[b, k] * cos(f[min(t + STEP, n)] - f[t], aim[t]) / blocks
+        for t in range(1, n + 1):  # the token y_t
+            if g.by_block:
+                begun = (t - 1) // STEP * STEP
+                own = cos(f[t] - f[begun], aim[begun])
+            else:
+                own = sum(cos(f[t] - f[t - i], aim[t - i]) for i in range(1, min(STEP, t) + 1)) / min(STEP, t)
+            weight = (own + extrinsic * reward[b, (t - 1) // STEP]).detach()
+            worker = worker - weight * logp[t - 1] / lengths.sum()
+    return manager, worker
+
+
+@pytest.mark.parametrize("goals", ["window", "block"])
+@pytest.mark.parametrize("eos_id", [None, 2])
+@pytest.mark.parametrize("extrinsic", [0.0, 0.5])
+def test_the_gradients_of_both_modules_are_the_written_out_ones(goals, eos_id, extrinsic):
+    g, d = made(goals, eos_id, STEP)
+    ids, lengths = every_sequence(eos_id=eos_id)
+    mask = torch.arange(0, 4, STEP) < lengths[:, None]
+    reward = torch.rand(len(ids), 2, generator=rng(4)).double() * mask
+    config = LeakGANConfig(extrinsic=extrinsic)
+    loss, _, _ = adversarial_loss(g, g.unroll(ids), ids, lengths, reward, config)
+    found = grads(loss, g)
+    manager, worker = by_hand(g, d, ids, lengths, reward, extrinsic)
+    assert far(found, grads(manager + worker, g)) <= 1e-6
+    assert loss.item() == pytest.approx((manager + worker).item(), abs=1e-9)
+    assert all(float(found[k].abs().max()) > 1e-4 for k in ("goal.weight", "manager.weight_ih_l0", "head.weight"))
+    # the reward reaches the manager, and by `extrinsic` the worker: dealt to other sentences, it gives other gradients
+    other = reward.roll(7, 0) * mask
+    moved = grads(adversarial_loss(g, g.unroll(ids), ids, lengths, other, config)[0], g)
+    assert float((moved["goal.weight"] - found["goal.weight"]).abs().max()) > 1e-4
+    assert (float((moved["head.weight"] - found["head.weight"]).abs().max()) > 1e-4) == bool(extrinsic)
+    # means of everything, multiplied, as in the authors' code, would be seen
+    seen = g.unroll(ids)
+    cosine = goal_cosine(seen.goals, seen.features, lengths, STEP)[:, ::STEP]
+    scalar = -(reward.sum() / mask.sum()) * cosine.sum() / mask.sum()
+    assert float((grads(scalar, g)["goal.weight"] - found["goal.weight"]).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("goals", ["window", "block"])
+@pytest.mark.parametrize("eos_id", [None, 2])
+def test_pre_training_descends_the_written_out_losses(goals, eos_id):
+    g, d = made(goals, eos_id, STEP)
+    ids, lengths = every_sequence(eos_id=eos_id)
+    loss, logp, cosine = likelihood_loss(g, Split(ids, lengths))
+    nll, total, count = 0.0, 0.0, 0
+    for b, n in enumerate(lengths.tolist()):
+        own, said, f = written_out(g, d, ids[b, :n], STEP)
+        aim = aims(g, said)
+        nll = nll - own.sum() / lengths.sum()
+        for t in range(0, n, STEP if g.by_block else 1):
+            total, count = total + cos(f[min(t + STEP, n)] - f[t], aim[t]), count + 1
+    assert far(grads(loss, g), grads(nll - total / count, g)) <= 1e-6
+    assert cosine.item() == pytest.approx((total / count).item(), abs=1e-9)
+    assert float(-logp.sum() / lengths.sum()) == pytest.approx(nll.item(), abs=1e-9)
+
+
+def test_the_intrinsic_reward_by_hand():
+    """One feature per axis: F moves along x, then along y; goals are x, x, y. c = 2."""
+    x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    features = torch.stack([0 * x, x, 3 * x, 3 * x + y])[None]
+    goals = torch.stack([x, x, y])[None]
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    lean = 2 / math.sqrt(5)  # the last change over two steps, (2,1), against the goal x
+    assert torch.allclose(intrinsic_reward(goals, features, mask, 2), torch.tensor([[1.0, 1.0, (1 + lean) / 2]]))
+    assert torch.allclose(intrinsic_reward(goals, features, mask, 2, by_block=True), torch.tensor([[1.0, 1.0, 1.0]]))
+    toward = goal_cosine(goals, features, torch.tensor([3]), 2)
+    assert torch.allclose(toward, torch.tensor([[1.0, lean, 1.0]]))
+    assert torch.equal(goal_cosine(goals, features, torch.tensor([1]), 2), torch.tensor([[1.0, 0.0, 0.0]]))
+
+
+# --- rescaling ----------------------------------------------------------------------------------------------------
+
+columns = st.lists(st.integers(-50, 50), min_size=1, max_size=12).map(lambda v: torch.tensor(v, dtype=torch.float64))
+slopes = st.floats(0.5, 20)
+
+
+def rescaled(values, delta=16.0, mask=None):
+    mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    return rank_rescale(values[:, None], mask[:, None], delta)[:, 0]
+
+
+@given(columns, slopes)
+def test_rescaling_knows_ranks_only(values, delta):
+    assert torch.equal(rescaled(values, delta), rescaled((values / 60).tan() * 9 - 4, delta))
+    order = torch.randperm(len(values), generator=rng(1))
+    assert torch.equal(rescaled(values[order], delta), rescaled(values, delta)[order])
+
+
+@given(columns, slopes)
+def test_rescaling_is_monotone_and_ties_share(values, delta):
+    found = rescaled(values, delta)
+    for a, u in zip(values, found, strict=True):
+        for b, v in zip(values, found, strict=True):
+            assert (a > b) == (u > v)
+            assert (a == b) == (u == v)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12, unique=True))
+def test_without_ties_mean_and_spread_are_fixed(drawn):
+    values, n = torch.tensor(drawn, dtype=torch.float64), len(drawn)
+    expected = torch.sigmoid(16 * (0.5 - torch.arange(1, n + 1).double() / n))
+    assert torch.allclose(rescaled(values).sort(descending=True).values, expected)
+
+
+def test_rescaling_by_hand():
+    """B = 4, delta = 16: sigmoid(4), sigmoid(0), sigmoid(-4), sigmoid(-8) from the best to the worst."""
+    sigmoid = [1 / (1 + math.exp(-z)) for z in (4, 0, -4, -8)]
+    found = rescaled(torch.tensor([0.2, 0.9, 0.3, 0.4]))
+    assert found.tolist() == pytest.approx([sigmoid[3], sigmoid[0], sigmoid[2], sigmoid[1]], abs=1e-6)
+    tied = rescaled(torch.tensor([0.5, 0.5, 0.1, 0.9]))  # ranks 2.5, 2.5, 4, 1
+    assert tied.tolist() == pytest.approx(
+        [1 / (1 + math.exp(2)), 1 / (1 + math.exp(2)), sigmoid[3], sigmoid[0]], abs=1e-6
+    )
+    some = torch.tensor([True, False, True, True])
+    left = rescaled(torch.tensor([0.2, 0.9, 0.3, 0.4]), mask=some)
+    assert left[1] == 0
+    assert torch.equal(left[some], rescaled(torch.tensor([0.2, 0.3, 0.4])))
+
+
+# --- rewards of blocks --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eos_id", [None, 2])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_values_of_blocks_are_the_true_action_values_where_they_end(eos_id, step):
+    generator, rollouts = tiny(3, eos_id), 3000
+    samples, trail = sample_with_trail(generator, uniform((12, 4), rng(1)))
+    value, mask = block_values("discriminator", generator, samples, trail, table_score(), rollouts, step, rng_of(2))
+    ids, lengths = every_sequence(eos_id=eos_id)
+    p = plain_log_probs(generator, ids, lengths).detach().sum(1).exp()
+    q, spread = true_q(p, table_score()(ids, lengths), ids, lengths)
+    seen = 0
+    for b, n in enumerate(samples.lengths.tolist()):
+        (row,) = [s for s in range(len(ids)) if lengths[s] == n and torch.equal(ids[s], samples.ids[b])]
+        for k in range(value.shape[1]):
+            assert bool(mask[b, k]) == (k * step < n)
+            if k * step < n:
+                end = min((k + 1) * step, n) - 1
+                assert abs(value[b, k] - q[row, end]) <= 4.5 * spread[row, end] / rollouts**0.5 + 1e-6
+                seen += abs(value[b, k] - q[row, (end + 1) % n]) > 4.5 * spread[row, end] / rollouts**0.5 + 1e-6
+            else:
+                assert value[b, k] == 0
+    assert seen >= 4  # a neighbour's value would be told apart
+
+
+def rng_of(seed):
+    streams = {}
+    return lambda name: streams.setdefault(name, torch.Generator().manual_seed(seed + len(streams)))
+
+
+def test_controls_of_blocks_carry_nothing():
+    generator = tiny(3, 2)
+    samples, trail = sample_with_trail(generator, uniform((40, 4), rng(1)))
+
+    def of(reward):
+        return block_values(reward, generator, samples, trail, table_score(), 3, 2, rng_of(2))
+
+    value, mask = of("discriminator")
+    shuffled, _ = of("shuffled")
+    for k in range(2):
+        assert torch.equal(value[mask[:, k], k].sort().values, shuffled[mask[:, k], k].sort().values)
+    assert not torch.equal(value, shuffled)
+    assert torch.equal(of("constant")[0], mask * 0.5)
+    noise = of("random")[0]
+    assert torch.equal(noise > 0, mask)
+    assert len(noise[mask].unique()) == int(mask.sum())
+
+
+# --- updates and whole runs ---------------------------------------------------------------------------------------
+
+
+def test_each_module_is_clipped_by_its_own_norm():
+    g, _ = made("window", None, STEP)
+    ids, lengths = every_sequence()
+    players, before = Modules(g, 0.01), {k: p.clone() for k, p in g.named_parameters()}
+    norms = players.update(likelihood_loss(g, Split(ids, lengths))[0], 1e-3)
+    assert norms[0] != norms[1]
+    assert min(norms) > 1e-3  # both were clipped
+    for part in players.parts:
+        assert torch.stack([p.grad.norm() for p in part]).norm() == pytest.approx(1e-3, rel=1e-3)
+    assert all(not torch.equal(p, before[k]) for k, p in g.named_parameters() if p.requires_grad)
+    assert all(torch.equal(p, before[k]) for k, p in g.named_parameters() if not p.requires_grad)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("leakgan") / "run"
+    assert main(["train", "leakgan", "--recipe", "leakgan-tiny", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_run_leaves_all_it_promises(run, capsys, tmp_path):
+    phases = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    rounds = [r for r in phases if r["phase"] == "adversarial" and "round" in r]
+    assert [r["round"] for r in rounds] == [0, 1, 2, 3]
+    assert all(0 < r["reward_mean"] < 1 and -1 <= r["intrinsic_reward"] <= 1 for r in rounds)
+    told = json.loads((run / "hierarchy.json").read_text())
+    assert told["step_size"] == 2
+    for one in told["samples"]:
+        n = len(one["tokens"])
+        like = torch.tensor(one["similarity"])
+        assert like.shape == (n, n)
+        assert torch.equal(like, like.T)
+        assert torch.allclose(like.diagonal(), torch.ones(n), atol=1e-3)
+        assert len(one["trajectory"]) == n + 1
+        assert all(-1 <= a <= 1 for a in one["alignment"])
+        assert 0 < sum(one["explained"]) <= 1.001
+    assert main(["generate", str(run), "-n", "3", "--prompt", "3 4", "--temperature", "0.7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("3 4 ") for line in lines)
+    assert main(["evaluate", str(run), "--samples", "64"]) == 0
+    assert main(["export", str(run), "--out", str(tmp_path / "hub")]) == 0
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / "hub").iterdir()}
+
+
+def test_a_control_takes_over_the_pre_training(run, tmp_path):
+    out = tmp_path / "c"
+    given = ["train", "leakgan", "--recipe", "leakgan-tiny", "--from", str(run), "--out", str(out)]
+    assert main([*given, "--reward", "constant"]) == 0
+    pre = [checkpoint.newest(f / "checkpoints", tag="pre-trained") for f in (run, out)]
+    for player in ("generator", "discriminator"):
+        a, b = ((p / player / "model.safetensors").read_bytes() for p in pre)
+        assert a == b
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert not any(r["phase"] == "mle" and r["kind"] == "train" for r in records)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--generator.step", "7"], "generator.step is 7, but sequences have at most 6 tokens"),
+        (["--generator.goal", "25"], "generator.goal is 25, but the discriminator has 24 features"),
+        (["--delta", "0"], "delta is 0"),
+        (["--d_every", "0"], "d_every is 0"),
+        (["--generator.goals", "all"], "goals"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(given, told, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "leakgan", "--recipe", "leakgan-tiny", "--out", str(out), *given]) == 2
+    err = capsys.readouterr().err
+    assert told in err
+    assert "Traceback" not in err
+    assert not out.exists()
+
+
+def test_windows_wider_than_the_sequences_are_dropped_by_name(tmp_path, capsys):
+    given = ["--discriminator.widths", "[1,2,9]", "--rounds", "0", "--mle.epochs", "1", "--out", str(tmp_path / "run")]
+    assert main(["train", "leakgan", "--recipe", "leakgan-tiny", *given]) == 0
+    assert "no windows of [9] tokens, as sequences have 6" in capsys.readouterr().err
+
+
+def test_a_run_whose_sizes_were_edited_says_so(run, tmp_path, capsys):
+    folder = tmp_path / "edited"
+    shutil.copytree(run, folder)
+    config = (folder / "config.yaml").read_text()
+    assert "  goal: 4\n" in config
+    (folder / "config.yaml").write_text(config.replace("  goal: 4\n", "  goal: 5\n").replace("rounds: 4", "rounds: 6"))
+    log = (folder / "log.jsonl").read_text().splitlines()
+    (folder / "log.jsonl").write_text("\n".join(line for line in log if '"kind": "end"' not in line) + "\n")
+    kept = {p: p.read_bytes() for p in folder.rglob("*.safetensors")}
+    assert main(["resume", str(folder)]) == 2
+    assert "checkpoint of another shape" in capsys.readouterr().err
+    assert all(p.read_bytes() == data for p, data in kept.items())
