@@ -85,7 +85,11 @@ def write_log(run, records):
 
 @pytest.fixture
 def run(tmp_path):
-    run = tmp_path / "seqgan-small"
+    return finished_run(tmp_path / "seqgan-small")
+
+
+def finished_run(run):
+    """The folder of a run that has ended, as a method would leave it."""
     (run / "samples").mkdir(parents=True)
     config = {"method": "seqgan", "seed": 7, "data": {"path": "poems.txt", "max_length": 20}, "note": None}
     (run / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")

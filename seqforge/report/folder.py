@@ -28,6 +28,7 @@ class Folder:
     scores: dict[str, Any]  # scores.json, or {}
     samples: list[Samples]
     missing: list[str] = field(default_factory=list)  # sentences for "Not in this report"
+    path: Path = Path()
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["kind"] == kind]
@@ -39,7 +40,7 @@ def read_folder(run: Path) -> Folder:
     scores, scores_missing = read_scores(run / "scores.json")
     samples, samples_missing = read_samples(run)
     missing = log_missing + scores_missing + samples_missing
-    return Folder(run.resolve().name, config, records, scores, samples, missing)
+    return Folder(run.resolve().name, config, records, scores, samples, missing, run)
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from seqforge.report.curves import Curve, Phase, read_curves, read_phases
 from seqforge.report.figures import curve_svg, curves_figure, frontier_svg, styled, write_png
 from seqforge.report.folder import Folder, number, read_folder
 from seqforge.report.frontier import frontier_lines, subjects
+from seqforge.report.hierarchy import panels, read_hierarchy
 from seqforge.report.tables import (
     DIFFERS,
     Table,
@@ -75,6 +76,7 @@ def page_view(folder: Folder) -> dict[str, Any]:
     phases, lines = read_phases(folder.records), frontier_lines(folder.scores)
     comparison = side_by_side(folder.scores) if subjects(folder.scores) else None
     warnings = folder.of_kind("warning")
+    hierarchy, unread = read_hierarchy(folder.path)
     return {
         "name": folder.name,
         "method": str(folder.config.get("method", "unknown method")),
@@ -86,12 +88,14 @@ def page_view(folder: Folder) -> dict[str, Any]:
         "groups": curve_groups(curves, phases),
         "frontier": frontier_svg(lines) if lines else None,
         "frontier_table": frontier_table(lines),
+        "hierarchy": panels(hierarchy) if hierarchy else [],
+        "step_size": hierarchy.step_size if hierarchy else None,
         "samples": folder.samples,
         "facts": Table("The run", ("what", "value"), facts(folder)),
         "config": config_table(folder.config),
         "warnings": warnings[:MOST_WARNINGS],
         "more_warnings": len(warnings[MOST_WARNINGS:]),
-        "missing": folder.missing + missing(folder, curves, left_out, bool(lines)),
+        "missing": folder.missing + unread + missing(folder, curves, left_out, bool(lines)),
     }
 
 
