@@ -28,6 +28,11 @@ class Curve(NamedTuple):
     y_error: np.ndarray
 
 
+def heat(temperature: float) -> str:
+    """A temperature and its inverse, which some papers quote: "0.667 (1/T 1.5)"."""
+    return f"{temperature:g}" + ("" if temperature == 1 else f" (1/T {1 / temperature:.3g})")
+
+
 def points_of(scores: list[dict]) -> dict[float, tuple[float, float, float, float]]:
     """temperature -> NLL_test, NLL_oracle, their standard errors; only temperatures that have both."""
     by = {(s["name"], s["temperature"]): (s["value"], s["stderr"] or 0.0) for s in scores}

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from seqforge import checkpoint, scoring
-from seqforge.compare import gap_at_one, points_of
+from seqforge.compare import gap_at_one, heat, points_of
 from seqforge.data import tokens
 from seqforge.data.corpus import Corpus, Split
 from seqforge.grammars import Grammar
@@ -226,7 +226,7 @@ def model_card(run: Path, folder: Path) -> str:
     for s in mine["scores"]:
         error = "" if s["stderr"] is None else f"{s['stderr']:.4f}"
         sign = s["signature"].replace("|", "\\|")
-        lines.append(f"| {s['name']} | {s['temperature']} | {s['value']:.4f} {s['unit']} | {error} | {sign} |")
+        lines.append(f"| {s['name']} | {heat(s['temperature'])} | {s['value']:.4f} {s['unit']} | {error} | {sign} |")
     if mine["name"] == "final":
         lines += ["", json.loads(scores.read_text())["verdict"] or ""]
     return "\n".join(lines) + "\n"

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from seqforge.compare import heat
+
 NATS = "nats per token"
 COMPARED = ["nll_oracle", "nll_test", "entropy", "grammatical", "bleu3", "bleu4", "self_bleu3", "self_bleu4", "fed"]
 LEFT_OUT = {f"{n}{k}" for n in ("unique", "ms_jaccard", "bleu_f1_", "distinct") for k in range(1, 6)} - {
@@ -42,7 +44,7 @@ def _print_table(columns: list[dict], names: list[str], show: Callable[[dict], s
     order = sorted(rows, key=lambda k: (names.index(k[0]), -k[1]))
     for name, temperature in order:
         cells = rows[name, temperature]
-        table.add_row(name, f"{temperature:g}", *[cells.get(c["name"], "") for c in columns])
+        table.add_row(name, heat(temperature), *[cells.get(c["name"], "") for c in columns])
     out.print(table)
 
 

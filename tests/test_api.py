@@ -98,7 +98,8 @@ def test_the_model_card_is_written_from_the_run(run_folder, tmp_path):
     assert card.startswith("---\nlibrary_name: seqforge\n")
     scores = json.loads((run_folder / "scores.json").read_text())
     for s in scores["generators"][-1]["scores"]:
-        assert f"| {s['name']} | {s['temperature']} | {s['value']:.4f} {s['unit']} |" in card
+        shown = {1.0: "1", 0.8: "0.8 (1/T 1.25)"}[s["temperature"]]
+        assert f"| {s['name']} | {shown} | {s['value']:.4f} {s['unit']} |" in card
     assert "oracle_hidden: 4" in card
     assert scores["verdict"] in card
 

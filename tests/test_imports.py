@@ -40,7 +40,7 @@ TABLE = {
     "seqforge.report*": "*",
     "seqforge.training": "*",
     "seqforge.settings": "seqforge.corpora seqforge.data* seqforge.evaluate seqforge.run",
-    "seqforge.tables": "",
+    "seqforge.tables": "seqforge.compare",
     "seqforge.options": "*",
     "seqforge.cli*": "*",
 }

@@ -1,8 +1,6 @@
 """LeakGAN's losses against their written-out definition over all sequences of a tiny world; its rewards; whole runs."""
 
-import json
 import math
-import shutil
 
 import pytest
 import torch
@@ -11,8 +9,6 @@ from hypothesis import strategies as st
 from test_hierarchical import made, written_out
 from worlds import every_sequence, far, plain_log_probs, rng, table_score, tiny, true_q
 
-from seqforge import checkpoint
-from seqforge.cli import main
 from seqforge.data.corpus import Split
 from seqforge.methods.leakgan import LeakGANConfig, Modules, adversarial_loss, likelihood_loss
 from seqforge.objectives import goal_cosine, intrinsic_reward, rank_rescale
@@ -218,7 +214,7 @@ def test_controls_of_blocks_carry_nothing():
     assert len(noise[mask].unique()) == int(mask.sum())
 
 
-# --- updates and whole runs ---------------------------------------------------------------------------------------
+# --- updates ---------------------------------------------------------------------------------------
 
 
 def test_each_module_is_clipped_by_its_own_norm():
@@ -232,86 +228,3 @@ def test_each_module_is_clipped_by_its_own_norm():
         assert torch.stack([p.grad.norm() for p in part]).norm() == pytest.approx(1e-3, rel=1e-3)
     assert all(not torch.equal(p, before[k]) for k, p in g.named_parameters() if p.requires_grad)
     assert all(torch.equal(p, before[k]) for k, p in g.named_parameters() if not p.requires_grad)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("leakgan") / "run"
-    assert main(["train", "leakgan", "--recipe", "leakgan-tiny", "--out", str(folder)]) == 0
-    return folder
-
-
-def test_a_run_leaves_all_it_promises(run, capsys, tmp_path):
-    phases = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    rounds = [r for r in phases if r["phase"] == "adversarial" and "round" in r]
-    assert [r["round"] for r in rounds] == [0, 1, 2, 3]
-    assert all(0 < r["reward_mean"] < 1 and -1 <= r["intrinsic_reward"] <= 1 for r in rounds)
-    told = json.loads((run / "hierarchy.json").read_text())
-    assert told["step_size"] == 2
-    for one in told["samples"]:
-        n = len(one["tokens"])
-        like = torch.tensor(one["similarity"])
-        assert like.shape == (n, n)
-        assert torch.equal(like, like.T)
-        assert torch.allclose(like.diagonal(), torch.ones(n), atol=1e-3)
-        assert len(one["trajectory"]) == n + 1
-        assert all(-1 <= a <= 1 for a in one["alignment"])
-        assert 0 < sum(one["explained"]) <= 1.001
-    assert main(["generate", str(run), "-n", "3", "--prompt", "3 4", "--temperature", "0.7"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith("3 4 ") for line in lines)
-    assert main(["evaluate", str(run), "--samples", "64"]) == 0
-    assert main(["export", str(run), "--out", str(tmp_path / "hub")]) == 0
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / "hub").iterdir()}
-
-
-def test_a_control_takes_over_the_pre_training(run, tmp_path):
-    out = tmp_path / "c"
-    given = ["train", "leakgan", "--recipe", "leakgan-tiny", "--from", str(run), "--out", str(out)]
-    assert main([*given, "--reward", "constant"]) == 0
-    pre = [checkpoint.newest(f / "checkpoints", tag="pre-trained") for f in (run, out)]
-    for player in ("generator", "discriminator"):
-        a, b = ((p / player / "model.safetensors").read_bytes() for p in pre)
-        assert a == b
-    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    assert not any(r["phase"] == "mle" and r["kind"] == "train" for r in records)
-
-
-@pytest.mark.parametrize(
-    ("given", "told"),
-    [
-        (["--generator.step", "7"], "generator.step is 7, but sequences have at most 6 tokens"),
-        (["--generator.goal", "25"], "generator.goal is 25, but the discriminator has 24 features"),
-        (["--delta", "0"], "delta is 0"),
-        (["--d_every", "0"], "d_every is 0"),
-        (["--generator.goals", "all"], "goals"),
-    ],
-)
-def test_what_does_not_fit_is_refused_in_one_line(given, told, tmp_path, capsys):
-    out = tmp_path / "run"
-    assert main(["train", "leakgan", "--recipe", "leakgan-tiny", "--out", str(out), *given]) == 2
-    err = capsys.readouterr().err
-    assert told in err
-    assert "Traceback" not in err
-    assert not out.exists()
-
-
-def test_windows_wider_than_the_sequences_are_dropped_by_name(tmp_path, capsys):
-    given = ["--discriminator.widths", "[1,2,9]", "--rounds", "0", "--mle.epochs", "1", "--out", str(tmp_path / "run")]
-    assert main(["train", "leakgan", "--recipe", "leakgan-tiny", *given]) == 0
-    assert "no windows of [9] tokens, as sequences have 6" in capsys.readouterr().err
-
-
-def test_a_run_whose_sizes_were_edited_says_so(run, tmp_path, capsys):
-    folder = tmp_path / "edited"
-    shutil.copytree(run, folder)
-    config = (folder / "config.yaml").read_text()
-    assert "  goal: 4\n" in config
-    (folder / "config.yaml").write_text(config.replace("  goal: 4\n", "  goal: 5\n").replace("rounds: 4", "rounds: 6"))
-    log = (folder / "log.jsonl").read_text().splitlines()
-    (folder / "log.jsonl").write_text("\n".join(line for line in log if '"kind": "end"' not in line) + "\n")
-    kept = {p: p.read_bytes() for p in folder.rglob("*.safetensors")}
-    assert main(["resume", str(folder)]) == 2
-    assert "checkpoint of another shape" in capsys.readouterr().err
-    assert all(p.read_bytes() == data for p, data in kept.items())

@@ -372,12 +372,12 @@ def test_the_table_has_a_row_a_score_and_temperature_and_marks_what_does_not_com
     table = side_by_side(scores_json())
     assert table.head == ("score", "temperature", "pre-trained, step 800", "final, step 2000", "the oracle itself")
     assert [row[:2] for row in table.rows] == [
-        ("nll_oracle (nats per token)", "0.7"),
+        ("nll_oracle (nats per token)", "0.7 (1/T 1.43)"),
         ("nll_oracle (nats per token)", "1 †"),  # the reference was measured on 100 samples only
-        ("nll_oracle (nats per token)", "1.3"),
-        ("nll_test (nats per token)", "0.7"),
+        ("nll_oracle (nats per token)", "1.3 (1/T 0.769)"),
+        ("nll_test (nats per token)", "0.7 (1/T 1.43)"),
         ("nll_test (nats per token)", "1"),
-        ("nll_test (nats per token)", "1.3"),
+        ("nll_test (nats per token)", "1.3 (1/T 0.769)"),
         ("self_bleu_4 (nats per token)", "1"),
     ]
     assert table.rows[1][2:] == ("9.1000 ± 0.0050", "8.7900 ± 0.0050", "5.7700 ± 0.0050")

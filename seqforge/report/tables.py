@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from seqforge.compare import heat
 from seqforge.report.curves import Curve, listed_points
 from seqforge.report.folder import number
 from seqforge.report.frontier import Line, subject_scores, subjects
@@ -41,7 +42,8 @@ def side_by_side(scores: dict[str, Any]) -> Table:
     for key in row_keys(columns):
         found = [column.get(key, []) for column in columns]
         mark = DIFFERS if signatures_differ(found) else ""
-        rows.append((title(key[0], found), key[1] + mark, *map(cell, found)))
+        shown = key[1] if key[1] == "–" else heat(float(key[1]))
+        rows.append((title(key[0], found), shown + mark, *map(cell, found)))
     return Table("Scores side by side, value ± standard error", heading(scores), rows, headers=2)
 
 
@@ -113,7 +115,7 @@ def curve_table(curve: Curve) -> Table:
 
 def frontier_table(lines: list[Line]) -> Table:
     rows = [
-        (line.name, f"{p.temperature:g}", show(p.test, p.test_stderr), show(p.oracle, p.oracle_stderr))
+        (line.name, heat(p.temperature), show(p.test, p.test_stderr), show(p.oracle, p.oracle_stderr))
         for line in lines
         for p in line.points
     ]
