@@ -179,15 +179,26 @@ def test_interleaved_likelihood_comes_as_often_as_asked(every, calls, run, tmp_p
 @pytest.mark.parametrize("patience", ["0", "9"])
 def test_the_learning_rate_falls_with_and_without_patience(patience, tmp_path):
     """As in every other method: lr_decay does not ask for patience."""
-    given = ["--mle.patience", patience, "--mle.lr", "5", "--mle.lr_decay", "0.1", "--rounds", "0"]
+    given = [
+        "--mle.epochs",
+        "8",
+        "--mle.patience",
+        patience,
+        "--mle.lr",
+        "0.3",
+        "--mle.lr_decay",
+        "0.1",
+        "--rounds",
+        "0",
+    ]
     assert main([*TINY, *given, "--out", str(tmp_path / "run")]) == 0
     valid = [r["nll_valid"] for r in records(tmp_path / "run", "mle") if "epoch" in r]
-    age = [i for i in range(1, 4) if valid[i] >= min(valid[:i])]
-    assert age  # a rate of 5 does harm
+    age = [i for i in range(1, 8) if valid[i] >= min(valid[:i])]
+    assert age  # such a rate does harm
     kept = checkpoint.load_training(checkpoint.newest(tmp_path / "run" / "checkpoints", tag="final"))["kept"]
     for module in ("manager", "worker"):
         lr = kept[f"mle.{module}"]["param_groups"][0]["lr"]
-        assert lr == pytest.approx(5 * 0.1 ** len(age))
+        assert lr == pytest.approx(0.3 * 0.1 ** len(age))
 
 
 @pytest.mark.parametrize("call", [5, 12])
