@@ -11,13 +11,13 @@ from seqforge import checkpoint, evaluate
 from seqforge.cli import main
 from seqforge.run import Run
 
-TINY = ["train", "leakgan", "--recipe", "leakgan-tiny"]
+TINY = ["train", "leakgan", "--recipe", "leakgan-tiny", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("leakgan") / "run"
-    assert main(["train", "leakgan", "--recipe", "leakgan-tiny", "--out", str(folder)]) == 0
+    assert main([*TINY, "--out", str(folder)]) == 0
     return folder
 
 
@@ -41,14 +41,15 @@ def test_a_run_leaves_all_it_promises(run, capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("3 4 ") for line in lines)
-    assert main(["evaluate", str(run), "--samples", "64"]) == 0
+    shutil.copytree(run, tmp_path / "scored")
+    assert main(["evaluate", str(tmp_path / "scored"), "--samples", "64"]) == 0
     assert main(["export", str(run), "--out", str(tmp_path / "hub")]) == 0
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / "hub").iterdir()}
 
 
 def test_a_control_takes_over_the_pre_training(run, tmp_path):
     out = tmp_path / "c"
-    given = ["train", "leakgan", "--recipe", "leakgan-tiny", "--from", str(run), "--out", str(out)]
+    given = [*TINY, "--from", str(run), "--out", str(out)]
     assert main([*given, "--reward", "constant"]) == 0
     pre = [checkpoint.newest(f / "checkpoints", tag="pre-trained") for f in (run, out)]
     for player in ("generator", "discriminator"):
@@ -70,7 +71,7 @@ def test_a_control_takes_over_the_pre_training(run, tmp_path):
 )
 def test_what_does_not_fit_is_refused_in_one_line(given, told, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["train", "leakgan", "--recipe", "leakgan-tiny", "--out", str(out), *given]) == 2
+    assert main([*TINY, "--out", str(out), *given]) == 2
     err = capsys.readouterr().err
     assert told in err
     assert "Traceback" not in err
@@ -79,7 +80,7 @@ def test_what_does_not_fit_is_refused_in_one_line(given, told, tmp_path, capsys)
 
 def test_windows_wider_than_the_sequences_are_dropped_by_name(tmp_path, capsys):
     given = ["--discriminator.widths", "[1,2,9]", "--rounds", "0", "--mle.epochs", "1", "--out", str(tmp_path / "run")]
-    assert main(["train", "leakgan", "--recipe", "leakgan-tiny", *given]) == 0
+    assert main([*TINY, *given]) == 0
     assert "no windows of [9] tokens, as sequences have 6" in capsys.readouterr().err
 
 
@@ -179,18 +180,8 @@ def test_interleaved_likelihood_comes_as_often_as_asked(every, calls, run, tmp_p
 @pytest.mark.parametrize("patience", ["0", "9"])
 def test_the_learning_rate_falls_with_and_without_patience(patience, tmp_path):
     """As in every other method: lr_decay does not ask for patience."""
-    given = [
-        "--mle.epochs",
-        "8",
-        "--mle.patience",
-        patience,
-        "--mle.lr",
-        "0.3",
-        "--mle.lr_decay",
-        "0.1",
-        "--rounds",
-        "0",
-    ]
+    given = ["--mle.patience", patience, "--mle.lr", "0.3", "--mle.lr_decay", "0.1", "--mle.epochs", "8"]
+    given += ["--rounds", "0", "--evaluate.samples", "2"]
     assert main([*TINY, *given, "--out", str(tmp_path / "run")]) == 0
     valid = [r["nll_valid"] for r in records(tmp_path / "run", "mle") if "epoch" in r]
     age = [i for i in range(1, 8) if valid[i] >= min(valid[:i])]
