@@ -91,6 +91,11 @@ class DataConfig:
         for name in ("seed", "oracle_seed"):
             if not 0 <= getattr(self, name) < 2**61:  # the three sets take seeds of their own, up to 3 * seed + 2
                 raise ValueError(f"data.{name} is {getattr(self, name)}, but must lie between 0 and 2^61 - 1")
+        for name in ("vocab_size", "min_frequency", "lowercase") if self.tokenizer.endswith(".json") else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f"data.{name} is {getattr(self, name)}, but {self.tokenizer} has its own vocabulary; leave it out"
+                )
         if self.eos_token == self.unk_token or self.eos_token.split() != [self.eos_token]:
             raise ValueError(f"data.eos_token is {self.eos_token!r}; give a word of its own, other than data.unk_token")
         if self.unk_token.split() != [self.unk_token]:

@@ -154,7 +154,8 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
     """Score the pre-trained generator (where there is one) and the newest, and write run/scores.json."""
-    rows, precision = [], read_config(run).get("precision", "fp32")
+    rows, facts = [], read_config(run)
+    precision, stage = facts.get("precision", "fp32"), STAGES.get(facts["method"], "adversarial")
     final = find_checkpoint(run)
     for name in ("pre-trained", "final"):
         folder = checkpoint.newest(run / "checkpoints", tag="pre-trained") if name == "pre-trained" else final
@@ -165,7 +166,7 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended
         rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name, "scores": scores})
-    result = {"generators": rows, "references": references(corpus, config), "verdict": verdict(rows)}
+    result = {"generators": rows, "references": references(corpus, config), "verdict": verdict(rows, stage)}
     part = run / ".scores.json.part"
     part.write_text(json.dumps(result, indent=1))
     os.replace(part, run / "scores.json")
@@ -186,11 +187,14 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
     return [{"name": "the oracle itself", "scores": [s.as_dict() for s in scores]}]
 
 
-WORDS = {-1: "The adversarial stage helped", 1: "The adversarial stage did not help"}
+WORDS = {-1: "helped", 1: "did not help", 0: "made no difference that this run can tell"}
 
 
-def verdict(rows: list[dict]) -> str | None:
-    """In a sentence: did the adversarial stage lower NLL_oracle more than a temperature does? One run, one seed."""
+STAGES = {"pg_bleu": "policy-gradient"}  # what a method does after its pre-training, where it has no adversary
+
+
+def verdict(rows: list[dict], stage: str = "adversarial") -> str | None:
+    """In a sentence: did the stage lower NLL_oracle more than a temperature does? One run, one seed."""
     if len(rows) < 2 or not points_of(rows[0]["scores"]):
         return None
     ones = [points_of(r["scores"]).get(1.0) for r in rows]
@@ -202,7 +206,7 @@ def verdict(rows: list[dict]) -> str | None:
         return f"No verdict: {plain}, beyond what the temperatures evaluated make of the pre-trained generator."
     low, high = gap.value - 1.96 * gap.error, gap.value + 1.96 * gap.error
     sign = (low > 0) - (high < 0)
-    word = WORDS.get(sign, "The adversarial stage made no difference that this run can tell")
+    word = f"The {stage} stage {WORDS[sign]}"
     where = "at equal NLL_test its" if gap.kind == "equal NLL_test" else f"it is {gap.kind} counts; its"
     return (
         f"{word}: {where} NLL_oracle is {gap.value:+.3f} nats per token (95 % interval {low:+.3f} to {high:+.3f}, "

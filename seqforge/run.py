@@ -56,10 +56,14 @@ def derive_seed(seed: int, name: str) -> int:
 
 def pre_trained(run: Path) -> Path:
     """The checkpoint that `--from RUN` starts from: the end of its pre-training, or of a run by likelihood alone."""
-    found = checkpoint.newest(run / "checkpoints", tag="pre-trained")
+    found, final = checkpoint.newest(run / "checkpoints", tag="pre-trained"), None
     if found is None:
         final = checkpoint.newest(run / "checkpoints", tag="final")
         found = final if final and "mle" in checkpoint.load_training(final)["done"] else None
+    if found is None and final is not None:
+        raise ValueError(
+            f"--from {run}: its method has no pre-training to take over; give a run of mle, or of one that pre-trains"
+        )
     if found is None:
         raise ValueError(f"--from {run}: no pre-trained checkpoint there yet; let it get further")
     return found

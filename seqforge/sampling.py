@@ -89,6 +89,8 @@ class Filter:
             least = logits.topk(self.top_k, dim=-1).values[:, -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         p = torch.softmax(logits.float(), dim=-1)
+        if self.banned and bool(p.isnan().any()):
+            raise ValueError("every token is banned, or all but the end of a sequence that may not end yet; ban fewer")
         if self.top_p is not None and self.top_p < 1:
             ordered, at = p.sort(dim=-1, descending=True)
             before = ordered.cumsum(-1) - ordered

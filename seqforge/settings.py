@@ -1,6 +1,7 @@
 """Where and how a run is carried out; what every configuration shares: built from plain values, checked, settled."""
 
 import dataclasses
+import math
 import typing
 import warnings
 from dataclasses import dataclass, field
@@ -66,12 +67,17 @@ def dataclass_of(cls: type, name: str) -> type | None:
 
 
 def check_words(config: Any) -> None:
-    """Raises ValueError for an option that takes one of a few words and has another: Python does not check it."""
+    """Raises ValueError for an option that takes one of a few words and has another, which Python does not check, and
+    for a number that is not finite, which passes for small and for large enough.
+    """
     for name, hint in typing.get_type_hints(type(config)).items():
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             check_words(value)
-        elif get_origin(hint) is Literal and value not in get_args(hint):
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{name} is {value}, but must be a finite number")
+        if get_origin(hint) is Literal and value not in get_args(hint):
             raise ValueError(f"{name} is {value!r}, but must be one of: {', '.join(map(str, get_args(hint)))}")
 
 
