@@ -269,6 +269,12 @@ class Run:
         if self.tensorboard is not None:
             self.tensorboard.close()
 
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """A file of the run folder, complete or not at all."""
+        part = self.folder / f".{name}.part"
+        part.write_text(json.dumps(content, ensure_ascii=False))
+        part.replace(self.folder / name)
+
     def write_samples(self, lines: list[str]) -> None:
         """samples/step-N.txt, one sequence a line."""
         (self.folder / "samples" / f"step-{self.step}.txt").write_text("\n".join(lines) + "\n")

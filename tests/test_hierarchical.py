@@ -7,6 +7,7 @@ import torch
 from worlds import alive, every_sequence, rng
 
 from seqforge import checkpoint, evaluate
+from seqforge.hierarchy import principal_path
 from seqforge.models import leaked
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator
@@ -259,3 +260,14 @@ def test_sizes_out_of_range_are_named(bad):
     (name,) = bad
     with pytest.raises(ValueError, match=f"generator.{name} is"):
         HierarchicalConfig(**bad)
+
+
+def test_the_path_of_features_lies_on_its_principal_axes():
+    """Points along (3,4) with a little along (4,-3): the axes are found, whatever their sign."""
+    t, u = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]), torch.tensor([0.1, -0.1, 0.0, -0.1, 0.1])
+    points = t[:, None] * torch.tensor([3.0, 4.0]) + u[:, None] * torch.tensor([4.0, -3.0]) + 7
+    path, share = principal_path(points)
+    assert torch.allclose(path[:, 0].abs(), 5 * t.abs().double(), atol=1e-5)
+    assert torch.allclose(path[:, 1].abs(), 5 * u.abs().double(), atol=1e-5)
+    assert share.tolist() == pytest.approx([10 / 10.04, 0.04 / 10.04], abs=1e-6)
+    assert principal_path(torch.ones(1, 3))[0].tolist() == [[0.0, 0.0]]

@@ -19,21 +19,20 @@ Source: Guo, Lu, Cai, Zhang, Yu and Wang, AAAI 2018 (arXiv 1709.08624). Differs 
 11) one optimiser a module and phase, gradients of both modules from one pass; null controls by --reward
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from seqforge import discriminate, objectives, rewards
+from seqforge import discriminate, hierarchy, objectives, rewards
 from seqforge.data.corpus import Corpus, Split
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator, Unrolled
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import Filter, mask_of, sample, uniform, weighted_nll_of
+from seqforge.sampling import Filter, mask_of, uniform, weighted_nll_of
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def train(config: LeakGANConfig, corpus: Corpus, run: Run) -> HierarchicalGenera
     if run.once("measured"):
         if config.rounds:
             mle.measure(generator, corpus, config.monitor, run, "adversarial")
-        write_hierarchy(generator, corpus, run)
+        run.write_json("hierarchy.json", {"step": run.step, **hierarchy.described(generator, corpus, run.seed)})
     run.checkpoint(tag="final")
     return generator
 
@@ -300,36 +299,3 @@ def adversarial_loss(
     worker, _ = weighted_nll_of(generator.head, seen.hidden, ids, lengths, weight)
     manager = -(reward * cosine).sum() / blocks
     return manager + worker, cosine.detach().sum() / blocks, own.sum() / mask.sum()
-
-
-@torch.no_grad()
-def write_hierarchy(generator: HierarchicalGenerator, corpus: Corpus, run: Run, sequences: int = 3) -> None:
-    """hierarchy.json for the report: the goals' likeness, path of the feature and alignment of a few samples."""
-    noise = uniform((sequences, corpus.max_length), torch.Generator().manual_seed(derive_seed(run.seed, "hierarchy")))
-    drawn = sample(generator, noise.to(run.device))
-    seen = generator.unroll(drawn.ids)
-    alignment = objectives.goal_cosine(seen.goals, seen.features, drawn.lengths, generator.step)
-    found = []
-    for row, n in enumerate(drawn.lengths.tolist()):
-        goals, path = nn.functional.normalize(seen.goals[row, :n], dim=-1), seen.features[row, : n + 1]
-        centred = (path - path.mean(0)).double()
-        u, s, _ = torch.linalg.svd(centred, full_matrices=False)
-        axes = nn.functional.pad(u * s, (0, max(0, 2 - len(s))))[:, :2]
-        share = nn.functional.pad(s.square() / s.square().sum().clamp_min(1e-30), (0, 2))[:2]
-        vocabulary = [corpus.tokenizer.id_to_token(i) or str(i) for i in drawn.ids[row, :n].tolist()]
-        found.append(
-            {
-                "tokens": vocabulary,
-                "similarity": _rounded(goals @ goals.T),
-                "trajectory": _rounded(axes),
-                "explained": _rounded(share),
-                "alignment": _rounded(alignment[row, :n]),
-            }
-        )
-    content = {"step": run.step, "step_size": generator.step, "samples": found}
-    (run.folder / "hierarchy.json").write_text(json.dumps(content, ensure_ascii=False))
-
-
-def _rounded(x: Tensor) -> list:
-    """Nested lists with four decimals."""
-    return [_rounded(row) for row in x] if x.ndim > 1 else [round(v, 4) for v in x.tolist()]
