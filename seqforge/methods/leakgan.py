@@ -48,6 +48,7 @@ class LeakGANConfig:
         d_every: epochs of pre-training between two trainings of the discriminator (LeakGAN: 8)
         d_pretrain: fresh sets of fakes in each of those (LeakGAN: 5)
         rounds: adversarial rounds (LeakGAN: 800)
+        g_steps: generator steps a round (LeakGAN: 1)
         batch: sequences a generator step (LeakGAN: 64)
         rollouts: completions of every `generator.step`-th prefix; 0 gives a sentence's score to all (LeakGAN: 4)
         reward: the discriminator's p(real), or a null control in its place
@@ -75,6 +76,7 @@ class LeakGANConfig:
     d_every: int = 5
     d_pretrain: int = 1
     rounds: int = 60
+    g_steps: int = 1
     batch: int = 64
     rollouts: int = 4
     reward: rewards.Reward = "discriminator"
@@ -95,7 +97,16 @@ class LeakGANConfig:
     d_l2: float = 0.1
 
     def __post_init__(self):
-        least = {"d_every": 1, "d_pretrain": 0, "rounds": 0, "batch": 1, "rollouts": 0, "mle_every": 0, "mle_steps": 0}
+        least = {
+            "d_every": 1,
+            "d_pretrain": 0,
+            "rounds": 0,
+            "g_steps": 1,
+            "batch": 1,
+            "rollouts": 0,
+            "mle_every": 0,
+            "mle_steps": 0,
+        }
         for name, low in {**least, "d_steps": 0, "d_epochs": 1, "d_samples": 0, "d_batch": 2}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {low}")
@@ -163,9 +174,10 @@ def train(config: LeakGANConfig, corpus: Corpus, run: Run) -> HierarchicalGenera
     score, order = discriminate.scorer(discriminator, run.precision), run.rng("teacher_forcing")
     generator.eval()
     for round_ in run.loop("adversarial", config.rounds):
-        stats, tokens = step(generator, players, score, config, corpus.max_length, run.rng, run.device)
-        run.tokens += tokens
-        run.log("adversarial", "train", round=round_, **stats)
+        for _ in range(config.g_steps):
+            stats, tokens = step(generator, players, score, config, corpus.max_length, run.rng, run.device)
+            run.tokens += tokens
+            run.log("adversarial", "train", round=round_, **stats)
         if config.mle_every and (round_ + 1) % config.mle_every == 0:
             generator.train()
             rows = torch.randperm(len(corpus.train), generator=order).to(run.device).split(config.mle.batch)
