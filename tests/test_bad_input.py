@@ -266,7 +266,7 @@ CONFIGS = {
     "a list": "- 1\n",
     "not YAML": "a: [\n",
     "cut": "seqforge: 0.1.0\nmethod: seqgan\n",
-    "unknown method": "method: leakgan\n",
+    "unknown method": "method: newgan\n",
     "a word for a number": "rounds: many\n",
     "a word for a group": "data: oracle\n",
     "a number for a group": "generator: 5\n",
@@ -291,7 +291,7 @@ def test_a_config_that_was_spoilt(kind, command, home, capsys):
         return
     assert code == 2
     assert len(said) == 1
-    assert "config.yaml" in said[0] or "leakgan" in said[0]
+    assert "config.yaml" in said[0] or "newgan" in said[0]
     assert listing(Path()) == before
 
 

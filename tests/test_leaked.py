@@ -32,6 +32,7 @@ def test_in_any_pieces_and_with_any_widths_it_is_the_feature_of_the_prefix(width
     reader, d = reader_of(widths, filters)
     ids = torch.randint(7, (9, 6), generator=rng(1)) * (torch.rand((9, 6), generator=rng(2)) < 0.7)
     expected = torch.stack([torch.stack([feature(d, row[:t]) for t in range(7)]) for row in ids])
+    assert all(p.requires_grad for p in d.parameters())  # what is frozen is the copy
     first, empty = reader.start(9)
     assert torch.allclose(first, expected[:, 0], atol=1e-12)
     for cuts in ([6], [1] * 6, [1, 5], [5, 1], [2, 3, 1], [3, 3]):

@@ -64,7 +64,7 @@ def test_the_gradients_of_both_modules_are_the_written_out_ones(goals, eos_id, e
     g, d = made(goals, eos_id, STEP)
     ids, lengths = every_sequence(eos_id=eos_id)
     mask = torch.arange(0, 4, STEP) < lengths[:, None]
-    reward = torch.rand(len(ids), 2, generator=rng(4)).double() * mask
+    reward = 4.0 * (torch.rand(len(ids), 2, generator=rng(4)) < 0.3).double() * mask  # few stand out
     config = LeakGANConfig(extrinsic=extrinsic)
     loss, _, _ = adversarial_loss(g, g.unroll(ids), ids, lengths, reward, config)
     found = grads(loss, g)
@@ -80,8 +80,43 @@ def test_the_gradients_of_both_modules_are_the_written_out_ones(goals, eos_id, e
     # means of everything, multiplied, as in the authors' code, would be seen
     seen = g.unroll(ids)
     cosine = goal_cosine(seen.goals, seen.features, lengths, STEP)[:, ::STEP]
-    scalar = -(reward.sum() / mask.sum()) * cosine.sum() / mask.sum()
-    assert float((grads(scalar, g)["goal.weight"] - found["goal.weight"]).abs().max()) > 1e-4
+    authors = grads(-(reward.sum() / mask.sum()) * cosine.sum() / mask.sum(), g)
+    assert float((authors["goal.weight"] - found["goal.weight"]).abs().max()) > 1e-3
+    inside = torch.arange(4) < lengths[:, None]
+    own = intrinsic_reward(seen.goals, seen.features, inside, STEP, g.by_block).sum().detach() / lengths.sum()
+    logp = torch.cat([written_out(g, d, row[:n], STEP)[0] for row, n in zip(ids, lengths.tolist(), strict=True)])
+    authors = grads(-own * logp.mean(), g)
+    assert float((authors["head.weight"] - found["head.weight"]).abs().max()) > 1e-3
+
+
+def test_a_baseline_is_taken_off_the_workers_rewards_alone():
+    g, d = made("window", 2, STEP)
+    ids, lengths = every_sequence(eos_id=2)
+    inside = torch.arange(4) < lengths[:, None]
+    reward = torch.rand(len(ids), 2, generator=rng(4)).double() * (torch.arange(0, 4, STEP) < lengths[:, None])
+
+    def of(baseline):
+        return grads(
+            adversarial_loss(g, g.unroll(ids), ids, lengths, reward, LeakGANConfig(baseline=baseline))[0],
+            g,
+        )
+
+    known = [written_out(g, d, row[:n], STEP) for row, n in zip(ids, lengths.tolist(), strict=True)]
+    own = torch.zeros(len(ids), 4, dtype=torch.float64)
+    for b, (_, goals, f) in enumerate(known):
+        for t in range(1, len(goals) + 1):
+            last = range(1, min(STEP, t) + 1)
+            own[b, t - 1] = sum(cos(f[t] - f[t - i], goals[t - i]) for i in last).detach() / len(last)
+    worker = 0.0
+    for b, (logp, _, _) in enumerate(known):
+        for t in range(len(logp)):
+            others = [c for c in range(len(ids)) if c != b and inside[c, t]]
+            worker = worker - (own[b, t] - own[others, t].mean()) * logp[t] / lengths.sum()
+    found, plain, expected = of("leave-one-out"), of("none"), grads(worker, g)
+    workers = [k for k in found if not k.startswith(("manager", "goal"))]
+    assert far({k: found[k] for k in workers}, {k: expected[k] for k in workers}) <= 1e-6
+    assert far({k: plain[k] for k in workers}, {k: found[k] for k in workers}) > 1e-3
+    assert all(torch.equal(plain[k], found[k]) for k in found if k not in workers)
 
 
 @pytest.mark.parametrize("goals", ["window", "block"])
@@ -163,6 +198,25 @@ def test_rescaling_by_hand():
     left = rescaled(torch.tensor([0.2, 0.9, 0.3, 0.4]), mask=some)
     assert left[1] == 0
     assert torch.equal(left[some], rescaled(torch.tensor([0.2, 0.3, 0.4])))
+
+
+tables = st.integers(1, 7).flatmap(lambda rows: st.lists(st.integers(1, 3), min_size=rows, max_size=rows))
+
+
+@given(tables, slopes, st.integers(0, 1000))
+def test_rows_without_the_block_play_no_part_in_it(rows, delta, seed):
+    """Three columns of small numbers with many ties; row b reaches the first rows[b] of them."""
+    value = torch.randint(5, (len(rows), 3), generator=rng(seed)).double()
+    mask = torch.arange(3) < torch.tensor(rows)[:, None]
+    found = rank_rescale(value, mask, delta)
+    assert torch.equal(found, rank_rescale(torch.where(mask, value, 99.0), mask, delta))
+    assert not found[~mask].any()
+    for k in range(3):
+        there = value[mask[:, k], k].tolist()
+        for v, got in zip(there, found[mask[:, k], k].tolist(), strict=True):
+            places = [i + 1 for i, w in enumerate(sorted(there, reverse=True)) if w == v]
+            mean = sum(places) / len(places)
+            assert got == pytest.approx(1 / (1 + math.exp(-delta * (0.5 - mean / len(there)))), rel=1e-9)
 
 
 # --- rewards of blocks --------------------------------------------------------------------------------------------

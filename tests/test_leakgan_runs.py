@@ -7,9 +7,11 @@ import pytest
 import torch
 from test_hierarchical import written_out
 
-from seqforge import checkpoint, evaluate
+from seqforge import checkpoint, discriminate, evaluate, rewards
 from seqforge.cli import main
+from seqforge.methods import leakgan
 from seqforge.run import Run
+from seqforge.sampling import log_probs
 
 TINY = ["train", "leakgan", "--recipe", "leakgan-tiny", "--precision", "fp32"]
 
@@ -141,11 +143,15 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(run, tmp_path
     assert (run / "scores.json").read_text() == (tmp_path / "0" / "scores.json").read_text()
 
 
-def test_the_features_in_a_checkpoint_are_those_of_the_discriminator_beside_it(run):
+def assert_leaked(run):
     for tag in ("pre-trained", "final"):
         folder = checkpoint.newest(run / "checkpoints", tag=tag)
         g, d = (checkpoint.load_file(folder / p / "model.safetensors") for p in ("generator", "discriminator"))
         assert all(torch.equal(g[f"leaked.discriminator.{name}"], value) for name, value in d.items())
+
+
+def test_the_features_in_a_checkpoint_are_those_of_the_discriminator_beside_it(run):
+    assert_leaked(run)
 
 
 def test_a_frozen_discriminator_stays_and_a_null_control_goes_on_training_it(run, tmp_path):
@@ -168,8 +174,6 @@ def test_the_discriminator_is_trained_when_the_schedule_says(run):
 
 @pytest.mark.parametrize(("every", "calls"), [("0", 0), ("1", 4), ("2", 2), ("3", 1)])
 def test_interleaved_likelihood_comes_as_often_as_asked(every, calls, run, tmp_path, monkeypatch):
-    from seqforge.methods import leakgan
-
     seen, plain = [], leakgan.likelihood_loss
     monkeypatch.setattr(leakgan, "likelihood_loss", lambda g, real: seen.append(len(real)) or plain(g, real))
     given = ["--from", str(run), "--mle_every", every, "--mle_steps", "3", "--out", str(tmp_path / "run")]
@@ -186,6 +190,7 @@ def test_the_learning_rate_falls_with_and_without_patience(patience, tmp_path):
     valid = [r["nll_valid"] for r in records(tmp_path / "run", "mle") if "epoch" in r]
     age = [i for i in range(1, 8) if valid[i] >= min(valid[:i])]
     assert age  # such a rate does harm
+    assert_leaked(tmp_path / "run")  # where the best epoch is taken back, so is its discriminator
     kept = checkpoint.load_training(checkpoint.newest(tmp_path / "run" / "checkpoints", tag="final"))["kept"]
     for module in ("manager", "worker"):
         lr = kept[f"mle.{module}"]["param_groups"][0]["lr"]
@@ -212,6 +217,36 @@ def test_a_run_with_rounded_features_that_is_cut_off(call, tmp_path, monkeypatch
         assert weights(tmp_path / "cut", player) == weights(tmp_path / "whole", player)
     one, other = (json.loads((tmp_path / n / "scores.json").read_text()) for n in ("cut", "whole"))
     assert one == other
+
+
+def test_a_step_uses_the_configuration_it_is_given(run, tmp_path, monkeypatch):
+    """Temperatures of samples and of fakes, completions at the ends of blocks, and rewards by their rank."""
+    seen = {"fakes": [], "values": [], "rewards": []}
+    values, loss, fresh = rewards.block_values, leakgan.adversarial_loss, discriminate.train_on_fresh
+
+    def block_values(reward, generator, samples, trail, score, rollouts, step, rng):
+        assert (reward, rollouts, step) == ("discriminator", 3, 2)
+        at = log_probs(generator, samples.ids, samples.lengths, 1.7)
+        assert torch.allclose(samples.logp, at, atol=1e-4)
+        found = values(reward, generator, samples, trail, score, rollouts, step, rng)
+        seen["values"].append(found[0])
+        return found
+
+    def adversarial_loss(generator, unrolled, ids, lengths, reward, config):
+        seen["rewards"].append(reward)
+        return loss(generator, unrolled, ids, lengths, reward, config)
+
+    monkeypatch.setattr(rewards, "block_values", block_values)
+    monkeypatch.setattr(leakgan, "adversarial_loss", adversarial_loss)
+    monkeypatch.setattr(discriminate, "train_on_fresh", lambda *a: seen["fakes"].append(a[-1]) or fresh(*a))
+    given = ["--temperature", "1.7", "--d_temperature", "0.6", "--rollouts", "3", "--delta", "5", "--rounds", "2"]
+    assert main([*TINY, "--from", str(run), *given, "--out", str(tmp_path / "run")]) == 0
+    assert [f.temperature for f in seen["fakes"]] == [0.6, 0.6]
+    for value, reward in zip(seen["values"], seen["rewards"], strict=True):
+        above = (value[:, None] < value[None]).sum(1)
+        equal = (value[:, None] == value[None]).sum(1)
+        assert torch.allclose(reward, torch.sigmoid(5 * (0.5 - (above + (equal + 1) / 2) / 16)), atol=1e-6)
+    assert len(seen["rewards"]) == 2
 
 
 # --- refused --------------------------------------------------------------------------------------------------------

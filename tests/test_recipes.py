@@ -23,7 +23,9 @@ def configured(name: str) -> tuple[RunConfig, object]:
 
 
 def test_the_promised_recipes_are_there():
-    expected = {"demo", "seqgan-oracle-published", "seqgan-oracle", "seqgan-oracle-tiny"}
+    expected = {"demo", "seqgan-oracle-published", "seqgan-oracle", "seqgan-oracle-tiny", "leakgan-tiny"}
+    tasks = ("oracle20", "oracle40", "captions")
+    expected |= {f"leakgan-{task}{kind}" for task in tasks for kind in ("", "-published")}
     assert expected <= set(recipes.names())
 
 
@@ -44,11 +46,15 @@ def test_every_recipe_parses_and_arrives(name):
             assert plain[key] == value
 
 
-@pytest.mark.parametrize("name", [n for n in recipes.names() if recipes.read(n)["method"] == "seqgan"])
+@pytest.mark.parametrize("name", [n for n in recipes.names() if recipes.read(n)["method"] in ("seqgan", "leakgan")])
 def test_windows_fit_the_sequences(name):
-    """Refused only when the discriminator is built, after data were drawn."""
+    """Refused only when the discriminator is built, after data were drawn. So are blocks and goals."""
     config, method_config = configured(name)
-    assert max(method_config.discriminator.widths) <= (config.data.max_length or 20)  # text is longer than its windows
+    length = config.data.max_length or 20  # text is longer than its windows
+    assert max(method_config.discriminator.widths) <= length
+    if recipes.read(name)["method"] == "leakgan":
+        assert method_config.generator.step <= length
+        assert method_config.generator.goal <= sum(method_config.discriminator.filters)
 
 
 def test_published_is_what_the_authors_ran():
@@ -77,6 +83,50 @@ def test_published_is_what_the_authors_ran():
     assert config.evaluate.samples == 9984
 
 
+LEAKGAN = {  # E and H, length, features, embedding of the discriminator, learning rate, rounds to one of likelihood
+    "leakgan-oracle20-published": (32, 20, 1720, 64, 0.0015, 0),
+    "leakgan-oracle40-published": (64, 40, 1880, 64, 0.0005, 0),
+    "leakgan-captions-published": (128, 32, 1880, 256, 0.001, 15),
+}
+
+
+@pytest.mark.parametrize("name", LEAKGAN)
+def test_published_leakgan_is_what_its_authors_ran(name):
+    """Main.py, LeakGANModel.py and Discriminator.py of CR-Gjx/LeakGAN; their inverse temperatures 1.5 and 0.8."""
+    width, length, features, embedding, lr, interleaved = LEAKGAN[name]
+    config, leakgan = configured(name)
+    g, d, m = leakgan.generator, leakgan.discriminator, leakgan.mle
+    assert config.data.max_length == length
+    assert (g.embedding, g.hidden, g.goal, g.step, g.goals) == (width, width, 16, 4, "block")
+    assert (g.dropout, g.init_std, d.dropout, d.embedding) == (0.0, 0.1, 0.0, embedding)
+    assert d.widths[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20]
+    assert d.filters[:12] == [100, 200, 200, 200, 200, 100, 100, 100, 100, 100, 160, 160]
+    assert sum(d.filters) == features
+    assert (m.batch, m.lr, m.clip, m.patience, m.weight_decay, m.lr_decay) == (64, lr, 5.0, 0, 0.0, 1.0)
+    assert (leakgan.lr, leakgan.clip, leakgan.rounds, leakgan.batch, leakgan.rollouts) == (lr, 5.0, 800, 64, 4)
+    assert (leakgan.reward, leakgan.delta, leakgan.extrinsic, leakgan.baseline) == ("discriminator", 16.0, 0.0, "none")
+    assert (leakgan.d_pretrain, leakgan.d_steps, leakgan.d_epochs, leakgan.d_batch) == (5, 5, 3, 64)
+    assert (leakgan.d_samples, leakgan.d_lr, leakgan.d_l2) == (0, 5e-5, 0.0)
+    assert leakgan.d_temperature == pytest.approx(1 / 1.5, abs=1e-3)
+    assert leakgan.temperature == (1.25 if "captions" in name else 1.0)
+    assert leakgan.mle_every == interleaved
+    if "oracle" in name:
+        assert (config.data.vocab_size, config.data.train_size) == (5000, 9984)
+        assert (m.epochs, leakgan.d_every) == (80, 8)
+    else:
+        assert leakgan.mle_steps == 80_000 // 64 // 20
+    assert {1.0, 0.667} <= set(config.evaluate.temperatures)
+
+
+@pytest.mark.parametrize("name", ["leakgan-oracle20", "leakgan-oracle40"])
+def test_a_shorter_leakgan_keeps_the_task_and_the_sizes(name):
+    (mine, my_method), (theirs, their_method) = configured(name), configured(f"{name}-published")
+    assert mine.data == theirs.data
+    paper = dataclasses.replace(their_method.generator, goals="window", dropout=my_method.generator.dropout)
+    assert my_method.generator == paper
+    assert my_method.reward == "discriminator"
+
+
 def test_best_recipe_keeps_the_task_and_the_generator():
     """`seqgan-oracle` may choose its schedule, not an easier world or a larger model."""
     if "seqgan-oracle" not in recipes.names():
@@ -88,13 +138,15 @@ def test_best_recipe_keeps_the_task_and_the_generator():
     assert mine.evaluate.samples == 9984
 
 
-def test_tiny_trains_in_under_20_seconds(tmp_path):
+@pytest.mark.parametrize("name", ["seqgan-oracle-tiny", "leakgan-tiny"])
+def test_tiny_trains_in_under_20_seconds(name, tmp_path):
     """CPU seconds, as another process may hold the core."""
     begun = time.process_time()
-    out = tmp_path / "run"
-    assert main(["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--out", str(out)]) == 0
+    out, method = tmp_path / "run", recipes.read(name)["method"]
+    assert main(["train", method, "--recipe", name, "--out", str(out)]) == 0
     assert time.process_time() - begun < 20
-    assert (out / "report.html").is_file()
+    expected = {"config.yaml", "log.jsonl", "checkpoints", "samples", "scores.json", "report.html", "curves.png"}
+    assert (expected | ({"hierarchy.json"} if method == "leakgan" else set())) <= {p.name for p in out.iterdir()}
     scores = yaml.safe_load((out / "scores.json").read_text())
     assert [g["name"] for g in scores["generators"]] == ["pre-trained", "final"]
 
