@@ -80,7 +80,7 @@ GENERATORS = {cls.__name__: cls for cls in (LSTMGenerator, HierarchicalGenerator
 def load_generator(folder: Path, precision: str = "fp32") -> LSTMGenerator | HierarchicalGenerator:
     """The generator of a checkpoint folder, ready to sample; `precision` is that of the features leaked to it."""
     config = json.loads((folder / "generator" / "config.json").read_text())
-    (name,) = config.pop("architectures", ["LSTMGenerator"])
+    name = "+".join(config.pop("architectures", ["LSTMGenerator"]))
     if name not in GENERATORS:
         raise ValueError(
             f"{folder / 'generator' / 'config.json'}: a generator of kind {name!r}, which is not known here"

@@ -1,5 +1,6 @@
 """LeakGAN's generator against a reference written out from its definition: prefix by prefix, goal by goal, O_t w_t."""
 
+import json
 import math
 
 import pytest
@@ -271,3 +272,13 @@ def test_the_path_of_features_lies_on_its_principal_axes():
     assert torch.allclose(path[:, 1].abs(), 5 * u.abs().double(), atol=1e-5)
     assert share.tolist() == pytest.approx([10 / 10.04, 0.04 / 10.04], abs=1e-6)
     assert principal_path(torch.ones(1, 3))[0].tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("kinds", [["Transformer"], ["LSTMGenerator", "HierarchicalGenerator"]])
+def test_a_generator_of_a_kind_that_is_not_known_is_named(kinds, tmp_path):
+    g, _ = made(dtype=torch.float32)
+    checkpoint.write(tmp_path / "step-1", {"generator": g}, {}, {}, "final")
+    path = tmp_path / "step-1" / "generator" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": kinds}))
+    with pytest.raises(ValueError, match="config.json: a generator of kind '" + r"\+".join(kinds)):
+        evaluate.load_generator(tmp_path / "step-1")
