@@ -190,7 +190,10 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
 WORDS = {-1: "helped", 1: "did not help", 0: "made no difference that this run can tell"}
 
 
-STAGES = {"pg_bleu": "policy-gradient"}  # what a method does after its pre-training, where it has no adversary
+STAGES = {
+    "pg_bleu": "policy-gradient",
+    "cot": "cooperative",
+}  # what a method does after its pre-training, where it has no adversary
 
 
 def verdict(rows: list[dict], stage: str = "adversarial") -> str | None:

@@ -53,6 +53,13 @@ def advantage(q: Tensor, mask: Tensor, baseline: Baseline = "none") -> Tensor:
     return centred * count / (count - 1).clamp_min(1)
 
 
+def still_to_come(cost: Tensor, mask: Tensor) -> Tensor:
+    """Sum of what later tokens cost (B,T): out_t = sum_{s > t} cost_s; 0 past the end."""
+    assert cost.shape == mask.shape
+    cost = cost * mask
+    return (cost.flip(1).cumsum(1).flip(1) - cost) * mask
+
+
 def goal_cosine(goals: Tensor, features: Tensor, lengths: Tensor, step: int) -> Tensor:
     """cos(F(s_{t+c}) - F(s_t), g_t) (B,T) for t = 0 .. T-1, 0 past the end: did the sequence go where the goal points?
 

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seqforge.models.generator import (
     CACHE_FLOATS,
     Generator,
     HeadedGenerator,
     State,
+    head_divergence,
     head_log_probs,
     head_weighted_nll,
     log_softmax_at,
@@ -310,6 +312,32 @@ def weighted_nll_of(
 def _headed_nll(head: nn.Linear, hidden: Tensor, real: Tensor, ids: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     loss, logp = head_weighted_nll(head, hidden, ids[real], weight[real])
     return loss, logp.new_zeros(ids.shape).masked_scatter(real, logp)
+
+
+def weighted_divergence(
+    generator: Generator, other: Generator, ids: Tensor, lengths: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Loss sum_{b,t} weight[b,t] * KL(p(. | y_<t) || q(. | y_<t)) over the tokens of each sequence, the whole
+    distribution of `generator` against that of `other`, which gets no gradient; and those KL (B,T) in nats.
+    """
+    mask = mask_of(lengths, ids.shape[1])
+    if isinstance(generator, HeadedGenerator) and isinstance(other, HeadedGenerator):
+        hidden, _ = _hidden_within(generator, ids, lengths)
+        with torch.no_grad():
+            other_hidden, _ = _hidden_within(other, ids, lengths)
+        loss, kl = head_divergence(generator.head, hidden, other.head, other_hidden, weight[mask])
+        return loss, kl.new_zeros(ids.shape).masked_scatter(mask, kl)
+    with torch.no_grad():
+        logq = _all_log_probs(other, ids)
+    kl = F.kl_div(logq, _all_log_probs(generator, ids), reduction="none", log_target=True).sum(-1) * mask
+    return (weight * kl).sum(), kl.detach()
+
+
+def _all_log_probs(generator: Generator, ids: Tensor) -> Tensor:
+    """log p(v | y_<t) (B,T,V) of every token there is."""
+    first, state = generator.start(ids.shape[0])
+    later, _ = generator.extend(ids[:, :-1], state)
+    return torch.log_softmax(torch.cat([first[:, None], later], dim=1), dim=-1)
 
 
 @torch.no_grad()

@@ -62,8 +62,8 @@ def build(cls: type, values: dict[str, Any]) -> Any:
 
 def dataclass_of(cls: type, name: str) -> type | None:
     """The dataclass that a field holds, if it is a group of options."""
-    default = next(f for f in dataclasses.fields(cls) if f.name == name).default_factory
-    return default if isinstance(default, type) and dataclasses.is_dataclass(default) else None
+    kind = typing.get_type_hints(cls)[name]
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
 def check_words(config: Any) -> None:

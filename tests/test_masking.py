@@ -28,6 +28,7 @@ from seqforge import checkpoint, discriminate, evaluate, objectives, rewards, sa
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import mle
+from seqforge.methods.cot import CoTConfig
 from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.pg_bleu import PGBLEUConfig, bleu_scorer
@@ -54,6 +55,8 @@ SIZES = {
 CNN = CNNConfig(embedding=6, widths=[1, 2, 4], filters=[4, 4, 4], dropout=0.2)
 ROUNDS = {**SIZES, "rounds": 2, "batch": 12}
 PLAYERS = {**ROUNDS, "discriminator": CNN, "d_pretrain": 1, "d_batch": 16, "d_lr": 0.01}
+COOPERATIVE = {**SIZES, "mediator": LSTMConfig(embedding=6, hidden=6, dropout=0.2, init_std=0.3), "rounds": 2}
+COOPERATIVE |= {"steps": 2, "batch": 12, "patience": 1}
 MANAGED = HierarchicalConfig(embedding=6, hidden=6, goal=3, step=2, dropout=0.2, init_std=0.3)
 HIERARCHY = {**{k: v for k, v in PLAYERS.items() if k != "generator"}, "d_every": 1}
 TINY = {
@@ -76,6 +79,11 @@ TINY = {
             **HIERARCHY, generator=dataclasses.replace(MANAGED, goals="block"), rollouts=1, d_temperature=0.7
         ),
         LeakGANConfig(**HIERARCHY, generator=MANAGED, rollouts=0, reward="shuffled", baseline="leave-one-out"),
+    ],
+    "cot": [
+        CoTConfig(**COOPERATIVE, m_pretrain=1, average=0.9),
+        CoTConfig(**COOPERATIVE, gradient="whole", mediator_reads="real", g_steps=2),
+        CoTConfig(**COOPERATIVE, gradient="whole", baseline="none", m_steps=2, lr_decay=0.5),
     ],
 }
 

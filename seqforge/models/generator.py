@@ -134,6 +134,58 @@ def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature
     return logp.view(targets.shape)
 
 
+class _WeightedDivergence(torch.autograd.Function):
+    """sum_n weight_n * KL(p_n || q_n) of two heads' distributions, with the gradients of p's taken on the way forward,
+    chunk by chunk as in `_WeightedNLL`: d KL / d logits = p (log p - log q - KL).
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        hidden: Tensor,
+        kernel: Tensor,
+        bias: Tensor,
+        other_hidden: Tensor,
+        other_kernel: Tensor,
+        other_bias: Tensor,
+        weight: Tensor,
+    ):
+        rows = max(16, CACHE_FLOATS // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
+        weight = weight.to(kernel.dtype)
+        weighted = torch.cat([hidden * weight[:, None], weight[:, None]], dim=1)  # the last column is the bias's
+        kl, d_hidden = _full(hidden.new_empty(hidden.shape[0])), torch.empty_like(hidden)
+        d_head = kernel.new_zeros(kernel.shape[0], kernel.shape[1] + 1)
+        for lo in range(0, hidden.shape[0], rows):
+            part = slice(lo, lo + rows)
+            logp = torch.log_softmax(_full(torch.addmm(bias, hidden[part], kernel.t())), dim=-1)
+            other = torch.addmm(other_bias, other_hidden[part], other_kernel.t())
+            p, gap = logp.exp(), logp.sub_(torch.log_softmax(_full(other), dim=-1))
+            kl[part] = torch.linalg.vecdot(p, gap)
+            delta = gap.sub_(kl[part, None]).mul_(p).to(kernel.dtype)
+            torch.mm(delta, kernel, out=d_hidden[part])
+            d_head.addmm_(delta.t(), weighted[part])
+        ctx.save_for_backward(d_hidden.mul_(weight[:, None]), d_head[:, :-1], d_head[:, -1])
+        ctx.mark_non_differentiable(kl)
+        return (kl * weight).sum(), kl
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor):
+        return *(g * grad_outputs[0] for g in ctx.saved_tensors), None, None, None, None
+
+
+def head_divergence(
+    head: nn.Linear, hidden: Tensor, other: nn.Linear, other_hidden: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Loss sum_n weight_n * KL(p_n || q_n) in nats, and KL (N,) without gradient; `other` makes q and gets none.
+
+    hidden (N,H), other_hidden (N,H'), weight (N,).
+    """
+    assert hidden.shape[:1] == other_hidden.shape[:1] == weight.shape
+    biases = [h.bias if h.bias is not None else h.weight.new_zeros(h.weight.shape[0]) for h in (head, other)]
+    args = (hidden, head.weight, biases[0], other_hidden.detach(), other.weight.detach(), biases[1].detach(), weight)
+    return _WeightedDivergence.apply(*args)
+
+
 def log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:
     """log softmax(logits)[target]: logits (..., V), targets (...) -> (...)."""
     return -F.cross_entropy(_full(logits).flatten(0, -2), targets.flatten(), reduction="none").view(targets.shape)

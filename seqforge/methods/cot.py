@@ -1,0 +1,199 @@
+"""Cooperative training: the generator follows, token by token, the exact divergence to a mediator language model.
+
+    seqforge train cot --recipe cot-oracle
+
+Source: Lu, Yu, Zhang and Yu 2018 (arXiv 1804.03782), Algorithm 1. A mediator M learns the mixture of real and generated
+sequences by likelihood; the generator G descends KL(G(. | y_<t) || M(. | y_<t)), summed over the whole vocabulary, at
+prefixes that it drew itself: no reward, no rollout, no discriminator. Where M is the mixture, G descends the
+Jensen-Shannon divergence. Details:
+ 1) the gradient of a prefix's own probability is left out, as in the authors' code: `gradient local`. `gradient whole`
+    adds it (REINFORCE on the divergence still to come), which makes it the gradient of KL(G || M) of whole sequences
+ 2) every token past the end is masked, and a batch of the mediator weighs sequences alike, so that M is the mixture
+    at any lengths
+ 3) the mediator's dropout is off while the generator reads it
+ 4) a start from likelihood, early stopping on validation NLL and an average of the weights are options (theirs: none)
+ 5) `mediator_reads real`, `m_pretrain` with `m_steps 0`: the mediators to compare with, a teacher of real text only
+    and one that does not move
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from seqforge import objectives
+from seqforge.data.corpus import Corpus, Split
+from seqforge.methods import mle
+from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.models.generator import Generator
+from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.run import Run, derive_seed
+from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_divergence, weighted_nll
+
+
+@dataclass(frozen=True)
+class CoTConfig:
+    """`seqforge train cot`. The paper's numbers are in brackets.
+
+    Args:
+        generator: sizes of the LSTM
+        mediator: sizes of the mediator's LSTM (CoT: those of the generator, doubled in its output layer)
+        mle: likelihood before the first round; mle.epochs 0: none (CoT: none)
+        monitor: what is measured meanwhile, every so many rounds
+        rounds: times that the steps below are followed by a look at the validation set
+        steps: turns of mediator and generator a round
+        batch: sequences a step of either (CoT: 64)
+        m_steps: mediator steps a turn; 0: it stays as it is (CoT: 1)
+        g_steps: generator steps a turn (CoT: 1)
+        m_pretrain: mediator steps before the first round (CoT: 0)
+        mediator_reads: what the mediator learns from (CoT: the mixture)
+        gradient: local: divergence at prefixes taken as given; whole: with what a token does to the prefixes after it
+        baseline: what is taken off the divergence still to come, for gradient whole
+        lr: Adam's step size of the generator (CoT's code: 0.01)
+        m_lr: Adam's step size of the mediator (CoT's code: 0.01)
+        m_weight_decay: of the mediator, decoupled, per step, times m_lr
+        lr_decay: factor on both step sizes after a round without a lower validation NLL; 1 keeps them
+        clip: largest global gradient norm of either
+        average: decay of a moving average of the generator's weights, which is then what is validated and kept; 0: none
+        patience: rounds without a lower validation NLL before it stops and takes the best round's weights; 0: none
+    """
+
+    generator: LSTMConfig = field(default_factory=LSTMConfig)
+    mediator: LSTMConfig = field(default_factory=lambda: LSTMConfig(embedding=64, hidden=64, dropout=0.2))
+    mle: MLEConfig = field(default_factory=lambda: MLEConfig(epochs=0))
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    rounds: int = 50
+    steps: int = 100
+    batch: int = 64
+    m_steps: int = 1
+    g_steps: int = 1
+    m_pretrain: int = 0
+    mediator_reads: Literal["mixture", "real"] = "mixture"
+    gradient: Literal["local", "whole"] = "local"
+    baseline: objectives.Baseline = "leave-one-out"
+    lr: float = 0.005
+    m_lr: float = 0.005
+    m_weight_decay: float = 0.0
+    lr_decay: float = 1.0
+    clip: float = 5.0
+    average: float = 0.0
+    patience: int = 0
+
+    def __post_init__(self):
+        least = {"rounds": 0, "steps": 1, "batch": 1, "m_steps": 0, "g_steps": 1, "m_pretrain": 0, "patience": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {low}")
+        for name in ("lr", "m_lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        if not self.m_weight_decay >= 0:
+            raise ValueError(f"m_weight_decay is {self.m_weight_decay}, but must be 0 or more")
+        if not 0 < self.lr_decay <= 1:
+            raise ValueError(f"lr_decay is {self.lr_decay}, but must lie in (0, 1]")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}, but must lie in [0, 1)")
+        if self.rounds and not self.m_steps and not self.m_pretrain:
+            raise ValueError("m_steps 0 leaves the mediator as it was drawn; give it --m_pretrain, or --m_steps 1")
+
+
+def train(config: CoTConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+    """Mediator and generator in turn; the run keeps both, and "average" where there is one."""
+    seeds = [derive_seed(run.seed, name) for name in ("generator", "mediator")]
+    sizes = (corpus.vocab_size, corpus.eos_id, corpus.start_id)
+    generator = run.keep("generator", LSTMGenerator.of(config.generator, *sizes, seeds[0]).to(run.device))
+    mediator = run.keep("mediator", LSTMGenerator.of(config.mediator, *sizes, seeds[1]).to(run.device))
+    if config.mle.epochs:
+        mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+        if run.once("pre-trained"):
+            mle.measure(generator, corpus, config.monitor, run, "mle")
+            run.checkpoint(tag="pre-trained")
+    shown = run.keep("average", copy.deepcopy(generator)) if config.average else generator
+    optimizer = run.keep("generator.optimizer", torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True))
+    m_optimizer = run.keep(
+        "mediator.optimizer",
+        torch.optim.AdamW(mle.trainable(mediator), lr=config.m_lr, weight_decay=config.m_weight_decay, fused=True),
+    )
+    best, train = run.keep("best", mle.Best()), corpus.train
+
+    def drawn() -> Samples:
+        noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
+        return sample(generator.eval(), noise)
+
+    def teach_mediator() -> Tensor:
+        real = train[torch.randint(len(train), (config.batch,), generator=run.rng("real")).to(run.device)]
+        loss = mediator_loss(mediator.train(), real, drawn() if config.mediator_reads == "mixture" else None)
+        mle.update(mediator, m_optimizer, loss, config.clip)
+        mediator.eval()
+        return loss.detach()
+
+    for _ in run.loop("mediator", config.m_pretrain):
+        teach_mediator()
+    for round_ in run.loop("cooperative", config.rounds):
+        sums = torch.zeros(3, device=run.device)
+        for _ in range(config.steps):
+            for _ in range(config.m_steps):
+                sums[0] += teach_mediator() / config.m_steps
+            for _ in range(config.g_steps):
+                fake = drawn()
+                loss, kl = generator_loss(generator.train(), mediator, fake, config)
+                mle.update(generator, optimizer, loss, config.clip)
+                tokens = fake.lengths.sum()
+                run.tokens += int(tokens)
+                sums[1:] += torch.stack([kl.sum(), -fake.logp.sum()]) / tokens / config.g_steps
+                if config.average:
+                    follow(shown, generator, config.average)
+        generator.eval()
+        run.check("cooperative", "generator", generator)
+        nll_valid = mle.validation_nll(shown.eval(), corpus.valid)
+        best.update(nll_valid, shown)
+        if config.lr_decay < 1 and best.age:
+            for group in (*optimizer.param_groups, *m_optimizer.param_groups):
+                group["lr"] *= config.lr_decay
+        m_nll, divergence, entropy = (sums / config.steps).tolist()
+        figures = {"nll_valid": nll_valid, "divergence": divergence, "entropy": entropy}
+        run.log("cooperative", "train", round=round_, **figures, **({"mediator_nll": m_nll} if config.m_steps else {}))
+        if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
+            mle.measure(shown, corpus, config.monitor, run, "cooperative")
+        if config.patience and best.age >= config.patience:
+            run.finish("cooperative")
+    if run.once("chosen"):
+        weights = best.weights if config.patience else {}
+        generator.load_state_dict(weights or shown.state_dict())
+    if run.once("measured"):
+        mle.measure(generator.eval(), corpus, config.monitor, run, "cooperative")
+    run.checkpoint(tag="final")
+    return generator
+
+
+def mediator_loss(mediator: Generator, real: Split, fake: Samples | None) -> Tensor:
+    """Mean -log M in nats per token, every sequence of the mixture weighing the same (Lu et al. 2018, eq. of J_m)."""
+    sides = [real, fake] if fake is not None else [real]
+    ids, lengths = torch.cat([s.ids for s in sides]), torch.cat([s.lengths for s in sides])
+    return weighted_nll(mediator, ids, lengths, objectives.mle_weight(mask_of(lengths, ids.shape[1])))[0]
+
+
+def generator_loss(
+    generator: Generator, mediator: Generator, fake: Samples, config: CoTConfig
+) -> tuple[Tensor, Tensor]:
+    """Mean over tokens of KL(G || M) at the prefixes of samples (Lu et al. 2018, eq. of J_g), and those KL (B,T).
+
+    gradient whole: and the REINFORCE term of what is still to come. Its value is then no longer the divergence, whose
+    gradient it has.
+    """
+    mask = mask_of(fake.lengths, fake.ids.shape[1])
+    weight = objectives.mle_weight(mask)
+    loss, kl = weighted_divergence(generator, mediator, fake.ids, fake.lengths, weight)
+    if config.gradient == "whole":
+        later = objectives.advantage(objectives.still_to_come(kl, mask), mask, config.baseline)
+        loss = loss + weighted_nll(generator, fake.ids, fake.lengths, -weight * later)[0]
+    return loss, kl
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * model."""
+    for a, p in zip(average.parameters(), model.parameters(), strict=True):
+        a.lerp_(p, 1 - decay)

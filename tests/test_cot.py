@@ -1,0 +1,309 @@
+"""Cooperative training: the divergence and its gradient against everything listed, and whole runs."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from worlds import Headless, every_sequence, far, garbled, gradients, plain_log_probs, rng, tiny
+
+from seqforge import objectives
+from seqforge.cli import main
+from seqforge.data.corpus import Corpus, Split, ids_tokenizer
+from seqforge.methods import cot, mle
+from seqforge.methods.cot import CoTConfig, generator_loss, mediator_loss
+from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.models.lstm import LSTMConfig
+from seqforge.run import CheckpointConfig, Run
+from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_divergence, weighted_nll
+
+EOS_IDS = (None, 2)
+
+
+def pair(eos_id, bias: bool = True):
+    """A generator and a mediator of other sizes."""
+    return tiny(1, eos_id=eos_id), tiny(2, eos_id=eos_id, embedding=5, hidden=6)
+
+
+def listed_kl(generator, mediator, ids, lengths) -> torch.Tensor:
+    """KL(G || M) of whole sequences in nats, from every sequence there is."""
+    log_g, log_m = (plain_log_probs(m, ids, lengths).sum(1) for m in (generator, mediator))
+    return (log_g.exp() * (log_g - log_m)).sum()
+
+
+def step_kl(generator, mediator, ids, lengths) -> torch.Tensor:
+    """KL(G(. | y_<t) || M(. | y_<t)) (S,T): each next token put in the place of y_t in turn, plain cells only."""
+    out = []
+    for t in range(ids.shape[1]):
+        logs = []
+        for model in (generator, mediator):
+            columns = []
+            for v in range(3):
+                other = ids.clone()
+                other[:, t] = v
+                columns.append(plain_log_probs(model, other, torch.full_like(lengths, ids.shape[1]))[:, t])
+            logs.append(torch.stack(columns, 1))
+        out.append((logs[0].exp() * (logs[0] - logs[1])).sum(1))
+    return torch.stack(out, 1) * mask_of(lengths, ids.shape[1])
+
+
+@pytest.mark.parametrize("kinds", list(itertools.product([lambda g: g, Headless], repeat=2)))
+@pytest.mark.parametrize("eos_id", EOS_IDS)
+def test_divergence_and_gradient_are_those_written_out(kinds, eos_id):
+    generator, mediator = pair(eos_id)
+    ids, lengths = every_sequence(eos_id=eos_id)
+    weight = torch.rand(ids.shape, generator=rng(3), dtype=torch.float64)  # past the ends as well: it must not count
+    read = (kinds[0](generator), kinds[1](mediator), garbled(ids, lengths) if eos_id is not None else ids, lengths)
+    loss, kl = weighted_divergence(*read, weight)
+    truth = step_kl(generator, mediator, ids, lengths)
+    assert (kl - truth).abs().max() <= 1e-10
+    assert not kl.requires_grad
+    assert abs(float((loss - (weight * truth).sum()).detach())) <= 1e-10
+    assert far(gradients(loss, generator), gradients((weight * truth).sum(), generator)) <= 1e-10
+    assert float(truth.detach().max()) > 0.1
+
+
+@pytest.mark.parametrize("eos_id", EOS_IDS)
+def test_expected_loss_is_the_divergence_of_whole_sequences(eos_id):
+    """The chain rule: sum_s G(s) sum_t KL_t(s) = KL(G || M)."""
+    generator, mediator = pair(eos_id)
+    ids, lengths = every_sequence(eos_id=eos_id)
+    p = plain_log_probs(generator, ids, lengths).sum(1).exp().detach()
+    loss, _ = weighted_divergence(generator, mediator, ids, lengths, p[:, None] * mask_of(lengths, 4))
+    assert loss.item() == pytest.approx(listed_kl(generator, mediator, ids, lengths).item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("eos_id", EOS_IDS)
+@pytest.mark.parametrize("kind", [lambda g: g, Headless])
+def test_whole_gradient_is_that_of_the_divergence_of_whole_sequences(eos_id, kind):
+    """Expected over all samples: sum_s G(s) (gradient of a sample's loss) = d KL(G || M); the local one is another."""
+    generator, mediator = pair(eos_id)
+    ids, lengths = every_sequence(eos_id=eos_id)
+    mask = mask_of(lengths, 4)
+    weight = plain_log_probs(generator, ids, lengths).sum(1).exp().detach()[:, None] * mask
+    local, kl = weighted_divergence(kind(generator), kind(mediator), ids, lengths, weight)
+    later = objectives.still_to_come(kl, mask)
+    whole = local + weighted_nll(kind(generator), ids, lengths, -weight * later)[0]
+    truth = gradients(listed_kl(generator, mediator, ids, lengths), generator)
+    assert far(gradients(whole, generator), truth) <= 1e-10
+    local, _ = weighted_divergence(kind(generator), kind(mediator), ids, lengths, weight)
+    assert far(gradients(local, generator), truth) > 1e-3
+
+
+@pytest.mark.parametrize("baseline", ["none", "leave-one-out", "step"])
+def test_the_loss_of_a_batch_is_put_together_as_the_header_says(baseline):
+    generator, mediator = pair(2)
+    ids, lengths = every_sequence(eos_id=2)
+    fake, mask = Samples(ids, lengths, torch.zeros(ids.shape)), mask_of(lengths, 4)
+    loss, kl = generator_loss(generator, mediator, fake, CoTConfig(gradient="local"))
+    assert loss.item() == pytest.approx(float(kl.sum() / lengths.sum()))
+    found = gradients(
+        generator_loss(generator, mediator, fake, CoTConfig(gradient="whole", baseline=baseline))[0], generator
+    )
+    later = torch.zeros_like(kl)
+    for b, t in itertools.product(range(len(ids)), range(4)):
+        later[b, t] = kl[b, t + 1 :].sum() if t < lengths[b] else 0
+    if baseline != "none":
+        for t in range(4):
+            rows = mask[:, t].nonzero().squeeze(1)
+            mean = later[rows, t].clone()
+            for i, r in enumerate(rows):
+                others = [j for j in range(len(rows)) if baseline == "step" or j != i]
+                later[r, t] -= mean[others].mean()
+    logp = plain_log_probs(generator, ids, lengths)
+    written = (step_kl(generator, mediator, ids, lengths) + logp * later).sum() / lengths.sum()
+    assert far(found, gradients(written, generator)) <= 1e-7  # the weights are float32
+
+
+def test_still_to_come():
+    cost = torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0]])
+    mask = mask_of(torch.tensor([4, 2]), 4)
+    assert objectives.still_to_come(cost, mask).tolist() == [[14, 12, 8, 0], [2, 0, 0, 0]]
+
+
+def test_mediator_weighs_sequences_alike_at_any_length():
+    """Its loss is -log of the mixture's sequences, so that its optimum is the mixture: a long fake is one sequence."""
+    _, mediator = pair(2)
+    ids, lengths = every_sequence(eos_id=2)
+    long, short = lengths == 4, lengths == 1
+    real = Split(ids[short], lengths[short])
+    fake = Samples(ids[long], lengths[long], torch.zeros(int(long.sum()), 4))
+    logp = plain_log_probs(mediator, ids, lengths)
+    together = -(logp[short].sum() + logp[long].sum()) / (lengths[short].sum() + lengths[long].sum())
+    assert mediator_loss(mediator, real, fake).item() == pytest.approx(together.item(), rel=1e-6)
+    alone = -logp[short].sum() / lengths[short].sum()
+    assert mediator_loss(mediator, real, None).item() == pytest.approx(alone.item(), rel=1e-6)
+
+
+def test_one_weight_of_float32_is_within_its_rounding():
+    """The path that trains: 5,000 words, chunks smaller than the batch, against autograd in double precision."""
+    generator, mediator = tiny(1, vocab=5000, dtype=torch.float32), tiny(2, vocab=5000, hidden=7, dtype=torch.float32)
+    noise = uniform((30, 6), rng(1))
+    drawn = sample(generator, noise)
+    weight = objectives.mle_weight(mask_of(drawn.lengths, 6))
+    loss, kl = weighted_divergence(generator, mediator, drawn.ids, drawn.lengths, weight)
+    double = tiny(1, vocab=5000), tiny(2, vocab=5000, hidden=7)
+    logs = []
+    for model in double:
+        first, state = model.start(30)
+        later, _ = model.extend(drawn.ids[:, :-1], state)
+        logs.append(torch.log_softmax(torch.cat([first[:, None], later], 1), -1))
+    truth = F.kl_div(logs[1].detach(), logs[0], reduction="none", log_target=True).sum(-1)
+    assert (kl - truth).abs().max() <= 1e-4
+    ours, exact = gradients(loss, generator), gradients(truth.mean(), double[0])
+    assert all((ours[k] - exact[k]).abs().max() <= 1e-5 for k in exact)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+VOCAB, EOS = 6, 3
+
+
+def corpus(n: int = 240) -> Corpus:
+    """Runs of one token, 2 to 4 long, and the end: what is to be learnt is to go on with the token one began with."""
+
+    def split(count: int, seed: int) -> Split:
+        token = torch.tensor([0, 1, 2, 4, 5])[torch.randint(5, (count,), generator=rng(seed))]
+        lengths = torch.randint(3, 6, (count,), generator=rng(seed + 1))
+        ids = token[:, None] * mask_of(lengths, 5)
+        ids[torch.arange(count), lengths - 1] = EOS
+        return Split(ids, lengths)
+
+    splits = [split(n, 1), split(60, 3), split(60, 5)]
+    sizes = {"vocab_size": VOCAB, "max_length": 5, "start_id": EOS, "eos_id": EOS}
+    return Corpus(*splits, **sizes, tokenizer=ids_tokenizer(VOCAB), source="toy", digest=splits[0].digest())
+
+
+SIZES = {
+    "generator": LSTMConfig(embedding=8, hidden=16),
+    "mediator": LSTMConfig(embedding=8, hidden=16),
+    "monitor": MonitorConfig(every=0, samples=16, lines=2),
+}
+
+
+def run_of(folder, seed: int = 3, **options):
+    run = Run.create(folder, {"method": "cot"}, seed=seed, saving=CheckpointConfig(seconds=1e9))
+    generator = cot.train(CoTConfig(**{**SIZES, "batch": 32, "lr": 0.01, "m_lr": 0.01, **options}), corpus(), run)
+    return generator, run
+
+
+def log(run: Run) -> list[dict]:
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    return [r for r in lines if r["kind"] == "train"]
+
+
+@pytest.mark.parametrize(("gradient", "rounds"), [("local", 6), ("whole", 16)])
+def test_it_learns_the_data_from_scratch(gradient, rounds, tmp_path):
+    """Entropy of the data: ln 5 + ln 3 nats a sequence of 4 tokens on average, .677 a token; a uniform draw is 1.79."""
+    generator, run = run_of(tmp_path / "run", rounds=rounds, steps=50, gradient=gradient)
+    assert log(run)[0]["nll_valid"] > 1
+    assert mle.validation_nll(generator, corpus().test) < 0.8
+    drawn = sample(generator, uniform((500, 5), rng(9)))
+    words = drawn.lengths - 1
+    same = [len(set(row[:n].tolist())) == 1 for row, n in zip(drawn.ids, words, strict=True) if n > 0]
+    assert np.mean(same) > 0.9
+    assert len({int(row[0]) for row in drawn.ids}) >= 5  # no mode is dropped
+
+
+def test_patience_takes_the_round_of_the_lowest_validation_nll(tmp_path):
+    generator, run = run_of(tmp_path / "run", rounds=40, steps=10, patience=2, lr=0.1)
+    found = [r["nll_valid"] for r in log(run)]
+    assert len(found) < 40
+    assert len(found) - 1 - int(np.argmin(found)) == 2
+    assert mle.validation_nll(generator, corpus().valid) == pytest.approx(min(found), abs=1e-9)
+
+
+def test_without_patience_the_last_weights_stay_and_the_average_is_what_is_kept(tmp_path):
+    last, run = run_of(tmp_path / "last", rounds=2, steps=5)
+    assert mle.validation_nll(last, corpus().valid) == log(run)[-1]["nll_valid"]
+    mean, run = run_of(tmp_path / "mean", rounds=2, steps=5, average=0.9)
+    assert mle.validation_nll(mean, corpus().valid) == log(run)[-1]["nll_valid"]
+    assert not torch.equal(last.head.weight, mean.head.weight)
+
+
+def test_average_is_the_written_out_one():
+    average, model = tiny(1), tiny(2)
+    before = [p.detach().clone() for p in average.parameters()]
+    cot.follow(average, model, 0.9)
+    for a, old, p in zip(average.parameters(), before, model.parameters(), strict=True):
+        assert torch.allclose(a, 0.9 * old + 0.1 * p)
+
+
+def test_a_mediator_that_stands_still_is_trained_before_and_never_again(tmp_path, monkeypatch):
+    seen, plain = [], cot.mediator_loss
+
+    def watch(mediator, real, fake):
+        seen.append((mediator.training, fake is None))
+        return plain(mediator, real, fake)
+
+    monkeypatch.setattr(cot, "mediator_loss", watch)
+    _, run = run_of(tmp_path / "run", rounds=2, steps=3, m_steps=0, m_pretrain=7, mediator_reads="real")
+    assert seen == [(True, True)] * 7
+    assert "mediator_nll" not in log(run)[0]
+    seen.clear()
+    run_of(tmp_path / "moving", rounds=2, steps=3, m_steps=2)
+    assert seen == [(True, False)] * 12
+
+
+def test_the_mediator_is_read_without_dropout_and_the_generator_drawn_without(tmp_path, monkeypatch):
+    seen, divergence, draw = [], cot.weighted_divergence, cot.sample
+    monkeypatch.setattr(
+        cot, "weighted_divergence", lambda g, m, *a: (seen.append((g.training, m.training)), divergence(g, m, *a))[1]
+    )
+    monkeypatch.setattr(cot, "sample", lambda g, *a: (seen.append(g.training), draw(g, *a))[1])
+    run_of(tmp_path / "run", rounds=1, steps=2)
+    assert seen == [False, False, (True, False)] * 2
+
+
+def test_likelihood_first_is_that_of_mle_bit_for_bit(tmp_path):
+    start = MLEConfig(epochs=2, batch=32, patience=0)
+    generator, _ = run_of(tmp_path / "cot", rounds=0, mle=start)
+    run = Run.create(tmp_path / "mle", {"method": "mle"}, seed=3, saving=CheckpointConfig(seconds=1e9))
+    plain = mle.train(mle.MLETrainConfig(SIZES["generator"], start, SIZES["monitor"]), corpus(), run)
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in generator.state_dict().items())
+
+
+def test_the_step_sizes_fall_together(tmp_path):
+    _, run = run_of(tmp_path / "run", rounds=4, steps=2, lr=1.0, m_lr=0.5, lr_decay=0.5)
+    found = [r["nll_valid"] for r in log(run)]
+    worse = sum(n >= min(found[:i]) for i, n in enumerate(found) if i)
+    assert worse
+    for name, lr in (("generator.optimizer", 1.0), ("mediator.optimizer", 0.5)):
+        assert run._kept[name].param_groups[0]["lr"] == lr * 0.5**worse
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"g_steps": 0}, "g_steps is 0"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"m_lr": float("nan")}, "m_lr is nan"),
+        ({"average": 1.0}, "average is 1.0"),
+        ({"lr_decay": 0.0}, "lr_decay is 0.0"),
+        ({"m_weight_decay": -1.0}, "m_weight_decay is -1.0"),
+        ({"m_steps": 0}, "--m_pretrain"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, named):
+    with pytest.raises(ValueError, match=named):
+        CoTConfig(**options)
+
+
+def test_every_option_of_the_mediator_reaches_the_run(tmp_path, capsys):
+    args = ["train", "cot", "--recipe", "cot-tiny", "--rounds", "1", "--out", str(tmp_path / "run")]
+    assert main([*args, "--mediator.hidden", "5", "--mediator_reads", "real"]) == 0
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "hidden: 5" in config
+    assert "mediator_reads: real" in config
+    assert main(["generate", str(tmp_path / "run"), "-n", "3"]) == 0
+    assert main(["train", "cot", "--recipe", "cot-tiny", "--mediator.hiden", "5", "--out", str(tmp_path / "no")]) == 2
+    assert "mediator.hidden" in capsys.readouterr().err
+
+
+def test_defaults_are_those_of_the_help():
+    assert dataclasses.asdict(CoTConfig())["mediator"] == dataclasses.asdict(LSTMConfig(64, 64, dropout=0.2))
+    assert CoTConfig().mle.epochs == 0
