@@ -83,14 +83,8 @@ def test_help_explains_every_option_of_training(method, capsys):
     text = help_of(["train", method], capsys)
     found = entries(text)
     known = {o for a in options._train_parser(method)._actions for o in a.option_strings if o.startswith("--")}
-    hidden = {
-        "--generator",
-        "--discriminator",
-        "--mle",
-        "--monitor",
-        "--checkpoint",
-        "--evaluate",
-    }  # groups, no options
+    groups = ("generator", "discriminator", "mediator", "mle", "monitor", "checkpoint", "evaluate")
+    hidden = {f"--{name}" for name in groups}  # no options themselves
     spelt = {o for o in known - hidden if not o.endswith("+") and not o.startswith("--no")}
     for option in spelt - {"--help"}:
         explained = re.sub(r"\((type|default|required)[^()]*(\([^()]*\))?[^()]*\)", "", found[option]).strip()
