@@ -24,6 +24,7 @@ from seqforge.metrics.score import Score
 from seqforge.models.generator import Generator
 from seqforge.models.hierarchical import HierarchicalGenerator
 from seqforge.models.lstm import LSTMGenerator
+from seqforge.models.skip_lstm import SkipLSTMGenerator
 from seqforge.scoring import known_metrics
 
 SEED = 20170204  # of the evaluation's samples: one for all runs, so that their noise is shared
@@ -74,10 +75,10 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
-GENERATORS = {cls.__name__: cls for cls in (LSTMGenerator, HierarchicalGenerator)}
+GENERATORS = {cls.__name__: cls for cls in (LSTMGenerator, HierarchicalGenerator, SkipLSTMGenerator)}
 
 
-def load_generator(folder: Path, precision: str = "fp32") -> LSTMGenerator | HierarchicalGenerator:
+def load_generator(folder: Path, precision: str = "fp32") -> LSTMGenerator | HierarchicalGenerator | SkipLSTMGenerator:
     """The generator of a checkpoint folder, ready to sample; `precision` is that of the features leaked to it."""
     config = json.loads((folder / "generator" / "config.json").read_text())
     name = "+".join(config.pop("architectures", ["LSTMGenerator"]))

@@ -53,6 +53,18 @@ def advantage(q: Tensor, mask: Tensor, baseline: Baseline = "none") -> Tensor:
     return centred * count / (count - 1).clamp_min(1)
 
 
+def discounted_return(reward: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """R_t = sum_{s >= t} gamma^(s-t) r_s (B,T), 0 past the end, whose rewards do not count (de Masson d'Autume et al.
+    2019, section 3.1). One pass from the end.
+    """
+    assert reward.shape == mask.shape
+    reward, later, out = reward * mask, torch.zeros_like(reward[:, 0]), []
+    for t in range(reward.shape[1] - 1, -1, -1):
+        later = reward[:, t] + gamma * later
+        out.append(later)
+    return torch.stack(out[::-1], dim=1) * mask
+
+
 def still_to_come(cost: Tensor, mask: Tensor) -> Tensor:
     """Sum of what later tokens cost (B,T): out_t = sum_{s > t} cost_s; 0 past the end."""
     assert cost.shape == mask.shape
@@ -106,6 +118,22 @@ def rank_rescale(value: Tensor, mask: Tensor, delta: float) -> Tensor:
     equal = ((value[None] == value[:, None]) & mask[None]).sum(1)  # itself included
     rank = (above + (equal + 1) / 2).to(value.dtype)
     return torch.sigmoid(delta * (0.5 - rank / mask.sum(0).clamp_min(1))) * mask
+
+
+def token_reward(logit: Tensor, mask: Tensor) -> Tensor:
+    """2 p(real) - 1 of every token, in (-1, 1) (B,T); 0 past the end."""
+    assert logit.shape == mask.shape
+    return (2 * torch.sigmoid(logit) - 1) * mask
+
+
+def token_discriminator_loss(logit: Tensor, mask: Tensor, label: Tensor, places: int) -> Tensor:
+    """Half the binary cross-entropy (nats) of every token, summed, over `places`: rows of one side times their length.
+
+    logit, mask (B,T); label (B,) 1 for real rows, 0 for generated ones.
+    """
+    target = label[:, None].float().expand_as(logit)
+    each = F.binary_cross_entropy_with_logits(logit.float(), target, reduction="none")
+    return 0.5 * (each * mask).sum() / places
 
 
 def discriminator_loss(real_logit: Tensor, label: Tensor) -> Tensor:

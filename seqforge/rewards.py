@@ -83,7 +83,7 @@ def action_values(
         noise = uniform((batch, horizon - 1, rollouts, horizon), rng("rollouts"), samples.ids.device)
         return rollout_q(policy, samples, trail, score, noise)
 
-    return _by_name(reward, mask_of(samples.lengths, horizon), q, rng)
+    return by_name(reward, mask_of(samples.lengths, horizon), q, rng)
 
 
 def block_values(
@@ -108,10 +108,10 @@ def block_values(
         q = rollout_q(policy, samples, trail[step - 1 :: step], score, noise)  # trail[t] stands after t+1 tokens
         return q.gather(1, torch.minimum(begins + step, samples.lengths[:, None]) - 1) * mask
 
-    return _by_name(reward, mask, values, rng), mask
+    return by_name(reward, mask, values, rng), mask
 
 
-def _by_name(reward: str, mask: Tensor, values: Callable[[], Tensor], rng: Callable[[str], torch.Generator]) -> Tensor:
+def by_name(reward: str, mask: Tensor, values: Callable[[], Tensor], rng: Callable[[str], torch.Generator]) -> Tensor:
     """Values of the shape of `mask`: a null control's, or those asked for."""
     if reward == "constant":
         return constant_reward(mask)

@@ -26,7 +26,7 @@ except ImportError:  # Windows has none
 
 from seqforge import __version__, checkpoint, corpora, evaluate
 from seqforge.data.corpus import Corpus
-from seqforge.methods import cot, leakgan, mle, pg_bleu, scheduled_sampling, seqgan
+from seqforge.methods import cot, leakgan, mle, pg_bleu, scheduled_sampling, scratchgan, seqgan
 from seqforge.run import Run, pre_trained
 from seqforge.settings import RunConfig, build, check_words, settle
 
@@ -43,6 +43,11 @@ METHODS: dict[str, tuple[type, Callable, str]] = {
         leakgan.LeakGANConfig,
         leakgan.train,
         "a manager that reads the discriminator's features sets goals to a worker (Guo et al. 2018)",
+    ),
+    "scratchgan": (
+        scratchgan.ScratchGANConfig,
+        scratchgan.train,
+        "no pre-training; a recurrent discriminator rewards every token (de Masson d'Autume et al. 2019)",
     ),
     "cot": (
         cot.CoTConfig,

@@ -33,6 +33,7 @@ from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.pg_bleu import PGBLEUConfig, bleu_scorer
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig
+from seqforge.methods.scratchgan import ScratchGANConfig
 from seqforge.methods.seqgan import SeqGANConfig
 from seqforge.metrics import lm, nll
 from seqforge.metrics.bleu import sentence_scores
@@ -41,6 +42,8 @@ from seqforge.metrics.self_bleu import self_sentence_scores
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig
 from seqforge.models.lstm import LSTMConfig
+from seqforge.models.skip_lstm import SkipLSTMConfig
+from seqforge.models.token_discriminator import TokenDiscriminatorConfig
 from seqforge.run import CheckpointConfig, Run
 from seqforge.sampling import Filter, Samples, begin, begin_with, complete, mask_of, sample, uniform, weighted_nll
 
@@ -57,6 +60,12 @@ ROUNDS = {**SIZES, "rounds": 2, "batch": 12}
 PLAYERS = {**ROUNDS, "discriminator": CNN, "d_pretrain": 1, "d_batch": 16, "d_lr": 0.01}
 COOPERATIVE = {**SIZES, "mediator": LSTMConfig(embedding=6, hidden=6, dropout=0.2, init_std=0.3), "rounds": 2}
 COOPERATIVE |= {"steps": 2, "batch": 12, "patience": 1}
+FROM_SCRATCH = {
+    "generator": SkipLSTMConfig(trainable=5, hidden=6, dropout=0.2),
+    "discriminator": TokenDiscriminatorConfig(hidden=6, dropout=0.2),
+    "monitor": SIZES["monitor"],
+    **{"rounds": 2, "steps": 2, "batch": 12, "lr": 0.01, "d_lr": 0.01},
+}
 MANAGED = HierarchicalConfig(embedding=6, hidden=6, goal=3, step=2, dropout=0.2, init_std=0.3)
 HIERARCHY = {**{k: v for k, v in PLAYERS.items() if k != "generator"}, "d_every": 1}
 TINY = {
@@ -79,6 +88,11 @@ TINY = {
             **HIERARCHY, generator=dataclasses.replace(MANAGED, goals="block"), rollouts=1, d_temperature=0.7
         ),
         LeakGANConfig(**HIERARCHY, generator=MANAGED, rollouts=0, reward="shuffled", baseline="leave-one-out"),
+    ],
+    "scratchgan": [
+        ScratchGANConfig(**FROM_SCRATCH, accumulate=5, l2=0.01),
+        ScratchGANConfig(**FROM_SCRATCH, reward_at="end", gamma=1.0, moving="slow", clip=0.1),
+        ScratchGANConfig(**FROM_SCRATCH, reward="shuffled", moving="none"),
     ],
     "cot": [
         CoTConfig(**COOPERATIVE, m_pretrain=1, average=0.9),

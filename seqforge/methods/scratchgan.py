@@ -1,0 +1,291 @@
+"""ScratchGAN: no pre-training; a recurrent discriminator rewards every token, REINFORCE with large batches follows it.
+
+    seqforge train scratchgan --recipe scratchgan-captions
+
+Source: de Masson d'Autume, Rosca, Rae and Mohamed, NeurIPS 2019 (arXiv 1905.09922). Differs from the authors' code:
+ 1) rewards are given with the discriminator's dropout off; theirs has it on
+ 2) real sequences are drawn at random; theirs come in the file's order
+ 3) returns are one pass from the end; theirs is quadratic in the length
+ 4) past the end nothing enters the loss; theirs adds a constant there. Losses are still means over batch times length,
+    so that a token weighs the same in a short sequence as in a long one
+ 5) `moving published` is the baseline as coded (it keeps a share `decay` of itself, .08, and means over padding too);
+    `moving slow` keeps all but that share and means over tokens, `none` has none
+ 6) the table's pretrained part is trained, as in their code; `freeze` holds it, as the paper's text has it
+ 7) options: a reward at the end only, clipping, parts of a batch one after the other (`accumulate`), null controls
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from seqforge import discriminate, objectives, rewards
+from seqforge.data.corpus import Corpus, Split
+from seqforge.data.vectors import read_vectors
+from seqforge.methods import mle
+from seqforge.methods.mle import MonitorConfig
+from seqforge.models.generator import Generator
+from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
+from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig
+from seqforge.run import Run, derive_seed
+from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_nll
+
+
+@dataclass(frozen=True)
+class ScratchGANConfig:
+    """`seqforge train scratchgan`. The defaults are for a laptop; ScratchGAN's own numbers are in brackets and in the
+    recipe scratchgan-news-published.
+
+    Args:
+        generator: sizes of the generator
+        discriminator: sizes of the discriminator
+        monitor: what is measured meanwhile, every so many rounds
+        vectors: file of word vectors in text form that both tables start from; their width is generator.pretrained
+        freeze: keep those vectors as they are (ScratchGAN's code: no)
+        rounds: times that the steps below are followed by a look at the validation set
+        steps: steps a round, each one update of the discriminator and one of the generator (ScratchGAN: 200,000 in all)
+        batch: sequences a step of either (ScratchGAN: 512)
+        accumulate: parts that a batch is cut into, to fit the memory; the same update but for rounding
+        reward: the discriminator's, or a null control in its place
+        reward_at: tokens: one for each; end: the last token's, for the whole sequence (ScratchGAN: tokens)
+        gamma: discount a token (ScratchGAN: 0.23)
+        moving: how the baseline moves (ScratchGAN's code: published)
+        decay: share of itself that the published baseline keeps, or of the new that the slow one takes (ScratchGAN: .08)
+        lr: Adam's step size of the generator (ScratchGAN: 0.0000959)
+        d_lr: Adam's step size of the discriminator (ScratchGAN: 0.00938)
+        beta1: of both Adams (ScratchGAN: 0.5)
+        clip: largest gradient norm of the generator; 0: none (ScratchGAN: none)
+        l2: weight of half the squared norm of all the generator's parameters (ScratchGAN: 0)
+        d_l2: the same of the discriminator's (ScratchGAN: 0.000001)
+    """
+
+    generator: SkipLSTMConfig = field(default_factory=SkipLSTMConfig)
+    discriminator: TokenDiscriminatorConfig = field(default_factory=TokenDiscriminatorConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    vectors: str | None = None
+    freeze: bool = False
+    rounds: int = 50
+    steps: int = 50
+    batch: int = 128
+    accumulate: int = 1
+    reward: rewards.Reward = "discriminator"
+    reward_at: Literal["tokens", "end"] = "tokens"
+    gamma: float = 0.23
+    moving: Literal["published", "slow", "none"] = "published"
+    decay: float = 0.08
+    lr: float = 0.001
+    d_lr: float = 0.001
+    beta1: float = 0.5
+    clip: float = 0.0
+    l2: float = 0.0
+    d_l2: float = 1e-6
+
+    def __post_init__(self):
+        for name, least in (("rounds", 0), ("steps", 1), ("batch", 1), ("accumulate", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        if self.accumulate > self.batch:
+            raise ValueError(
+                f"accumulate is {self.accumulate}, but a batch of {self.batch} has no more parts than rows"
+            )
+        for name in ("lr", "d_lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        for name in ("clip", "l2", "d_l2"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        for name in ("gamma", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must lie in [0, 1]")
+        if not 0 <= self.beta1 < 1:
+            raise ValueError(f"beta1 is {self.beta1}, but must lie in [0, 1)")
+
+
+class Moving:
+    """A scalar baseline, 0 at first. published: b <- decay b + (1 - decay) mean, over all places of a batch; slow:
+    b <- (1 - decay) b + decay mean, over its tokens; none: 0. It moves before it is taken off.
+    """
+
+    def __init__(self, kind: str, decay: float):
+        self.kind, self.decay, self.value = kind, decay, 0.0
+
+    def update(self, returns: Tensor, mask: Tensor) -> float:
+        """returns (B,T), 0 past the end; the baseline to take off these very returns."""
+        if self.kind == "published":
+            self.value = self.decay * self.value + (1 - self.decay) * float(returns.mean())
+        elif self.kind == "slow":
+            self.value = (1 - self.decay) * self.value + self.decay * float(returns.sum() / mask.sum())
+        return self.value
+
+    def state_dict(self) -> dict:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.value = state["value"]
+
+
+def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerator:
+    """Discriminator and generator in turn from the first step on; the run keeps both."""
+    generator, discriminator = players(config, corpus, run)
+    betas = (config.beta1, 0.999)
+    g_optimizer = torch.optim.Adam(mle.trainable(generator), lr=config.lr, betas=betas, fused=True)
+    d_optimizer = torch.optim.Adam(mle.trainable(discriminator), lr=config.d_lr, betas=betas, fused=True)
+    run.keep("generator.optimizer", g_optimizer)
+    run.keep("discriminator.optimizer", d_optimizer)
+    baseline = run.keep("baseline", Moving(config.moving, config.decay))
+
+    def drawn() -> Samples:
+        return sample(generator.eval(), uniform((config.batch, corpus.max_length), run.rng("samples"), run.device))
+
+    if run.once("untrained"):
+        mle.measure(generator.eval(), corpus, config.monitor, run, "adversarial")
+    for round_ in run.loop("adversarial", config.rounds):
+        sums: dict[str, Tensor] = {}
+        for _ in range(config.steps):
+            found: dict[str, Tensor] = {}
+            if config.reward != "frozen":
+                rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real")).to(run.device)
+                found |= discriminator_step(
+                    discriminator.train(), d_optimizer, corpus.train[rows], drawn(), config, run.precision
+                )
+            fake = drawn()
+            mask = mask_of(fake.lengths, corpus.max_length)
+            reward = token_rewards(config, discriminator, fake, mask, run)
+            returns = objectives.discounted_return(reward, mask, config.gamma)
+            advantage = (returns - baseline.update(returns, mask)) * mask
+            found |= generator_step(generator.train(), g_optimizer, fake, advantage, config)
+            tokens = mask.sum()
+            found |= {"reward": reward.sum() / tokens, "entropy": -fake.logp.sum() / tokens}
+            sums = {k: sums.get(k, 0.0) + v for k, v in found.items()}
+            run.tokens += int(tokens)
+        generator.eval()
+        for name, model in (("generator", generator), ("discriminator", discriminator)):
+            run.check("adversarial", name, model)
+        means = {k: float(v / config.steps) for k, v in sums.items()}
+        nll_valid = mle.validation_nll(generator, corpus.valid)
+        run.log("adversarial", "train", round=round_, nll_valid=nll_valid, baseline=baseline.value, **means)
+        if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
+            mle.measure(generator, corpus, config.monitor, run, "adversarial")
+    if run.once("measured") and config.rounds:
+        mle.measure(generator.eval(), corpus, config.monitor, run, "adversarial")
+    run.checkpoint(tag="final")
+    return generator.eval()
+
+
+def players(config: ScratchGANConfig, corpus: Corpus, run: Run) -> tuple[SkipLSTMGenerator, TokenDiscriminator]:
+    """Both, each with its own table, which starts from the word vectors where there are any."""
+    seeds = [derive_seed(run.seed, name) for name in ("generator", "discriminator")]
+    sizes, found = config.generator, None
+    if config.vectors:
+        found = read_vectors(config.vectors, corpus.tokenizer.get_vocab())
+        width = found[0].shape[1]
+        if sizes.pretrained not in (0, width):
+            raise ValueError(
+                f"generator.pretrained is {sizes.pretrained}, but {config.vectors} has vectors of {width} numbers; "
+                f"use --generator.pretrained {width}, or leave it out"
+            )
+        sizes = replace(sizes, pretrained=width)
+    generator = SkipLSTMGenerator.of(sizes, corpus.vocab_size, corpus.eos_id, corpus.start_id, seeds[0], config.freeze)
+    widths = (sizes.pretrained, sizes.trainable)
+    discriminator = TokenDiscriminator.of(
+        config.discriminator, widths, corpus.vocab_size, corpus.max_length, seeds[1], config.freeze
+    )
+    if found is not None:
+        vectors, ids = (torch.from_numpy(a) for a in found)
+        with torch.no_grad():
+            for table in (generator.head.weight, discriminator.table):
+                table[ids, : sizes.pretrained] = vectors
+        if run.once("vectors"):
+            shares = coverage(corpus.train, ids, corpus.vocab_size)
+            run.log("start", "vectors", file=config.vectors, words=len(ids), **shares)
+            share = f"{100 * shares['tokens_covered']:.1f} % of the training tokens"
+            print(f"vectors: {len(ids)} of {corpus.vocab_size} words, {share}; the others are drawn", file=sys.stderr)
+    run.keep("generator", generator.to(run.device))
+    run.keep("discriminator", discriminator.to(run.device))
+    return generator, discriminator
+
+
+def coverage(train: Split, ids: Tensor, vocab_size: int) -> dict[str, float]:
+    """Shares of the vocabulary and of the training tokens that have a vector."""
+    has = torch.zeros(vocab_size, dtype=torch.bool)
+    has[ids] = True
+    tokens = train.ids[mask_of(train.lengths, train.ids.shape[1])].cpu()
+    return {"words_covered": float(has.float().mean()), "tokens_covered": float(has[tokens].float().mean())}
+
+
+def token_rewards(config: ScratchGANConfig, discriminator: nn.Module, fake: Samples, mask: Tensor, run: Run) -> Tensor:
+    """2 p(real) - 1 of every token (B,T), 0 past the end, or a null control's (de Masson d'Autume et al. 2019)."""
+
+    @torch.no_grad()
+    def values() -> Tensor:
+        parts = [slice(lo, lo + rows_of(config)) for lo in range(0, len(fake.ids), rows_of(config))]
+        with discriminate.autocast(fake.ids.device, run.precision):
+            logit = torch.cat([discriminator.eval()(fake.ids[p], fake.lengths[p]).float() for p in parts])
+        return objectives.token_reward(logit, mask)
+
+    reward = rewards.by_name(config.reward, mask, values, run.rng)
+    if config.reward_at == "end":
+        reward = reward * (torch.arange(mask.shape[1], device=mask.device) == fake.lengths[:, None] - 1)
+    return reward
+
+
+def rows_of(config: ScratchGANConfig) -> int:
+    """Rows of a part of a batch."""
+    return -(-config.batch // config.accumulate)
+
+
+def discriminator_step(
+    discriminator: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    real: Split,
+    fake: Samples,
+    config: ScratchGANConfig,
+    precision: str,
+) -> dict[str, Tensor]:
+    """One update on a batch of real and one of generated sequences, part by part."""
+    optimizer.zero_grad(set_to_none=True)
+    places, rows = real.ids.numel(), rows_of(config)
+    total, p_real, p_fake = (torch.zeros((), device=real.ids.device) for _ in range(3))
+    for lo in range(0, len(real.ids), rows):
+        part = slice(lo, lo + rows)
+        ids = torch.cat([real.ids[part], fake.ids[part]])
+        lengths = torch.cat([real.lengths[part], fake.lengths[part]])
+        mask, n = mask_of(lengths, ids.shape[1]), len(real.ids[part])
+        label = torch.arange(len(ids), device=ids.device) < n
+        with discriminate.autocast(ids.device, precision):
+            logit = discriminator(ids, lengths).float()
+        loss = objectives.token_discriminator_loss(logit, mask, label, places)
+        loss.backward()
+        p = torch.sigmoid(logit.detach()) * mask
+        total += loss.detach()
+        p_real += p[:n].sum() / real.lengths.sum()
+        p_fake += p[n:].sum() / fake.lengths.sum()
+    decay(discriminator, config.d_l2)
+    optimizer.step()
+    return {"d_loss": total, "p_real": p_real, "p_fake": p_fake}
+
+
+def generator_step(
+    generator: Generator, optimizer: torch.optim.Optimizer, fake: Samples, advantage: Tensor, config: ScratchGANConfig
+) -> dict[str, Tensor]:
+    """One update: descend the mean over batch times length of -advantage log p (REINFORCE), part by part."""
+    assert isinstance(generator, nn.Module)
+    optimizer.zero_grad(set_to_none=True)
+    weight = advantage / advantage.numel()
+    for lo in range(0, len(fake.ids), rows_of(config)):
+        part = slice(lo, lo + rows_of(config))
+        weighted_nll(generator, fake.ids[part], fake.lengths[part], weight[part])[0].backward()
+    decay(generator, config.l2)
+    norm = nn.utils.clip_grad_norm_(generator.parameters(), config.clip or torch.inf)
+    optimizer.step()
+    return {"g_norm": norm.detach()}
+
+
+@torch.no_grad()
+def decay(model: nn.Module, l2: float) -> None:
+    """Add the gradient of l2/2 |w|^2 of every parameter that has one."""
+    for p in model.parameters() if l2 else ():
+        if p.grad is not None:
+            p.grad.add_(p, alpha=l2)

@@ -1,0 +1,457 @@
+"""ScratchGAN: both networks against their equations in numpy, rewards and gradients written out, word vectors, runs."""
+
+import gzip
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from worlds import Headless, every_sequence, far, garbled, gradients, rng
+
+from seqforge import objectives
+from seqforge.cli import main
+from seqforge.data.corpus import Corpus, Split, ids_tokenizer
+from seqforge.data.vectors import read_vectors
+from seqforge.methods import scratchgan
+from seqforge.methods.mle import MonitorConfig
+from seqforge.methods.scratchgan import Moving, ScratchGANConfig, discriminator_step, generator_step
+from seqforge.models.generator import HeadedGenerator
+from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
+from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig, position_signal
+from seqforge.run import CheckpointConfig, Run
+from seqforge.sampling import Samples, log_probs, mask_of, sample, sequence_nll, uniform
+
+V, T = 11, 7
+
+
+def made(layers: int = 2, **options) -> SkipLSTMGenerator:
+    return SkipLSTMGenerator(V, pretrained=3, trainable=4, hidden=5, layers=layers, seed=1, **options).eval()
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {k: v.detach().double().numpy() for k, v in module.state_dict().items()}
+
+
+# --- the networks -------------------------------------------------------------------------------------------------
+
+
+def generator_by_hand(p: dict, layers: int, tokens: list[int]) -> np.ndarray:
+    """Logits after each token, one row, one step at a time: gates i, f, g, o as torch stores them."""
+    hidden = p["into.weight"].shape[0]
+    h, c, out = np.zeros((layers, hidden)), np.zeros((layers, hidden)), []
+    for token in tokens:
+        x = p["into.weight"] @ p["head.weight"][token]
+        for k in range(layers):
+            read = x if k == 0 else np.concatenate([x, h[k - 1]])
+            name = f"cells.{k}."
+            gates = p[name + "weight_ih_l0"] @ read + p[name + "weight_hh_l0"] @ h[k] + p[name + "bias_ih_l0"]
+            i, f, g, o = np.split(gates, 4)
+            c[k] = sigmoid(f) * c[k] + sigmoid(i) * np.tanh(g)
+            h[k] = sigmoid(o) * np.tanh(c[k])
+        out.append(p["head.weight"] @ (p["out.weight"] @ h.reshape(-1)) + p["head.bias"])
+    return np.stack(out)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_generator_is_its_equations(layers):
+    generator = made(layers, start_id=4)
+    torch.nn.init.normal_(generator.head.bias, generator=rng(2))
+    tokens = torch.randint(V, (3, T), generator=rng(3))
+    first, state = generator.start(3)
+    later, _ = generator.extend(tokens, state)
+    ours = torch.cat([first[:, None], later], 1)
+    for row, found in zip(tokens, ours, strict=True):
+        truth = generator_by_hand(arrays(generator), layers, [4, *row.tolist()])
+        assert np.abs(found.detach().numpy() - truth).max() <= 1e-5
+
+
+def test_generator_keeps_the_protocol():
+    generator = made(eos_id=2)
+    assert isinstance(generator, HeadedGenerator)
+    drawn = sample(generator, uniform((40, T), rng(1)))
+    assert int(drawn.lengths.min()) < T
+    assert (drawn.logp + sequence_nll(generator, drawn.ids, drawn.lengths)).abs().max() <= 1e-5
+    assert (log_probs(generator, drawn.ids, drawn.lengths) - drawn.logp).abs().max() <= 1e-5
+    lengths = torch.tensor([3, 0, 5])
+    tokens = torch.randint(V, (3, 5), generator=rng(3))
+    _, before = generator.start(3)
+    ragged, state = generator.extend(tokens, before, lengths)
+    again, _ = generator.extend(torch.tensor([[1], [2], [3]]), state)
+    for row, n in enumerate(lengths.tolist()):
+        one = torch.cat([tokens[row, :n], torch.tensor([row + 1])])[None]
+        plain, _ = generator.extend(one, generator.start(1)[1])
+        assert (ragged[row, :n] - plain[0, :n]).abs().max() <= 1e-5 if n else True
+        assert (again[row, 0] - plain[0, -1]).abs().max() <= 1e-5
+    assert generator.extend(tokens[:, :0], before)[0].shape == (3, 0, V)
+
+
+def test_starts_as_sonnet_does():
+    generator = SkipLSTMGenerator(400, pretrained=300, trainable=64, hidden=100, seed=1)
+    table = generator.head.weight.detach()
+    assert float(table[:, :300].std()) == pytest.approx(0.3836, rel=0.01)
+    assert float(table[:, 300:].abs().max()) <= 2 / 8
+    weight = torch.cat([generator.cells[1].weight_ih_l0, generator.cells[1].weight_hh_l0], 1).detach()
+    assert weight.shape == (400, 300)
+    assert float(weight.abs().max()) <= 2 / math.sqrt(300)
+    assert float(weight.std()) == pytest.approx(0.8796 / math.sqrt(300), rel=0.02)  # that of a normal cut off at 2
+    assert generator.cells[0].bias_ih_l0[100:200].tolist() == [1.0] * 100
+    assert float(generator.cells[0].bias_ih_l0.detach().sum()) == 100
+    same = SkipLSTMGenerator(400, pretrained=300, trainable=64, hidden=100, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(generator.parameters(), same.parameters(), strict=True))
+
+
+def discriminator_by_hand(p: dict, layer_norm: bool, tokens: list[int], horizon: int) -> list[float]:
+    hidden = p["into.weight"].shape[0]
+    h = c = np.zeros(hidden)
+    periods = np.exp(np.linspace(np.log(2), np.log(horizon), 8))
+    out = []
+    for t, token in enumerate(tokens):
+        signal = np.cos(np.pi * (t / periods + np.linspace(0, 2, 8)))
+        x = p["into.weight"] @ np.concatenate([p["table"][token], signal]) + p["into.bias"]
+        gates = p["read.weight"] @ x + p["recur.weight"] @ h
+        if layer_norm:
+            gates = (gates - gates.mean()) / np.sqrt(gates.var() + 1e-5) * p["scale"]
+        i, j, f, o = np.split(gates + p["bias"], 4)
+        c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(j)
+        h = sigmoid(o) * np.tanh(c)
+        out.append(float(p["out.weight"][0] @ h + p["out.bias"][0]))
+    return out
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_discriminator_is_its_equations_and_sees_nothing_past_the_end(layer_norm):
+    discriminator = TokenDiscriminator(V, T, 3, 4, hidden=5, layer_norm=layer_norm, seed=1).eval()
+    for p in (discriminator.bias, discriminator.scale):
+        if p is not None:
+            torch.nn.init.normal_(p, 1.0, 0.3, generator=rng(2))
+    ids, lengths = torch.randint(V, (4, T), generator=rng(3)), torch.tensor([7, 1, 4, 6])
+    logit = discriminator(ids, lengths).detach()
+    for row, n, found in zip(ids, lengths.tolist(), logit, strict=True):
+        truth = discriminator_by_hand(arrays(discriminator), layer_norm, row[:n].tolist(), T)
+        assert np.abs(found[:n].numpy() - truth).max() <= 1e-5
+        assert float(found[n:].abs().sum()) == 0
+    assert torch.equal(discriminator(garbled(ids, lengths, V), lengths), logit)
+    short = discriminator(ids[[1, 2]], lengths[[1, 2]])  # no step past the longest
+    assert (short - logit[[1, 2]]).abs().max() <= 1e-6
+
+
+def test_table_dropout_is_one_for_all_rows_and_off_in_eval():
+    discriminator = TokenDiscriminator(V, T, 0, 30, hidden=5, dropout=0.5, seed=1)
+    ids, lengths = torch.full((2, T), 3), torch.full((2,), T)
+    torch.manual_seed(0)
+    once, again = discriminator(ids, lengths), discriminator(ids, lengths)
+    assert (once[0] - once[1]).abs().max() <= 1e-6
+    assert (once - again).abs().max() > 1e-3
+    assert torch.equal(discriminator.eval()(ids, lengths), discriminator(ids, lengths))
+
+
+def test_position_signal():
+    signal = position_signal(52)
+    assert signal.shape == (52, 8)
+    for t, k in itertools.product((0, 1, 30, 51), range(8)):
+        period = math.exp(math.log(2) + k / 7 * (math.log(52) - math.log(2)))
+        assert float(signal[t, k]) == pytest.approx(math.cos(math.pi * (t / period + 2 * k / 7)), abs=1e-5)
+
+
+def test_frozen_vectors_stay_and_the_rest_moves():
+    for make in (made(freeze=True), TokenDiscriminator(V, T, 3, 4, hidden=5, freeze=True)):
+        table = make.head.weight if isinstance(make, SkipLSTMGenerator) else make.table
+        before = table.detach().clone()
+        optimizer = torch.optim.Adam([p for p in make.parameters() if p.requires_grad], lr=0.1)
+        ids, lengths = torch.randint(V, (4, T), generator=rng(3)), torch.full((4,), T)
+        out = log_probs(make, ids, lengths) if isinstance(make, SkipLSTMGenerator) else make(ids, lengths)
+        out.sum().backward()
+        optimizer.step()
+        assert torch.equal(table[:, :3], before[:, :3])
+        assert not torch.equal(table[:, 3:], before[:, 3:])
+
+
+# --- rewards, returns, losses -------------------------------------------------------------------------------------
+
+
+def test_returns_are_the_written_out_sums():
+    reward = torch.rand(5, T, generator=rng(1), dtype=torch.float64) - 0.5
+    lengths = torch.tensor([7, 1, 3, 6, 2])
+    mask = mask_of(lengths, T)
+    for gamma in (0.0, 0.23, 1.0):
+        found = objectives.discounted_return(reward, mask, gamma)
+        for b, t in itertools.product(range(5), range(T)):
+            n = int(lengths[b])
+            truth = sum(gamma ** (s - t) * float(reward[b, s]) for s in range(t, n)) if t < n else 0.0
+            assert float(found[b, t]) == pytest.approx(truth, abs=1e-12)
+
+
+def test_reward_and_discriminator_loss():
+    logit = torch.randn(6, T, generator=rng(1), dtype=torch.float64)
+    lengths = torch.tensor([7, 1, 3, 6, 2, 4])
+    mask, label = mask_of(lengths, T), torch.tensor([True] * 3 + [False] * 3)
+    reward = objectives.token_reward(logit, mask)
+    loss = objectives.token_discriminator_loss(logit, mask, label, 3 * T)
+    total = 0.0
+    for b, t in itertools.product(range(6), range(T)):
+        p = sigmoid(float(logit[b, t]))
+        assert float(reward[b, t]) == pytest.approx(2 * p - 1 if t < lengths[b] else 0.0, abs=1e-12)
+        total -= 0.5 * math.log(p if label[b] else 1 - p) if t < lengths[b] else 0.0
+    assert float(loss) == pytest.approx(total / (3 * T), rel=1e-6)
+
+
+def test_moving_baselines():
+    mask = mask_of(torch.tensor([2, 1]), 4)
+    returns = torch.tensor([[1.0, 3.0, 0, 0], [2.0, 0, 0, 0]])  # 6 over 8 places, 3 tokens
+    coded, slow, none = (Moving(kind, 0.08) for kind in ("published", "slow", "none"))
+    assert coded.update(returns, mask) == pytest.approx(0.92 * 0.75)
+    assert coded.update(returns, mask) == pytest.approx(0.08 * 0.92 * 0.75 + 0.92 * 0.75)
+    assert slow.update(returns, mask) == pytest.approx(0.08 * 2)
+    assert slow.update(returns, mask) == pytest.approx(0.92 * 0.08 * 2 + 0.08 * 2)
+    assert none.update(returns, mask) == 0
+    again = Moving("slow", 0.08)
+    again.load_state_dict(slow.state_dict())
+    assert again.value == slow.value
+
+
+@pytest.mark.parametrize("kind", [lambda g: g, Headless])
+def test_the_expected_gradient_is_the_true_one(kind):
+    """gamma 1, all sequences of V=3, T=4 with an end token: sum_s p(s) (gradient of s's loss) = -d E[sum_t r_t] / T."""
+    generator = SkipLSTMGenerator(3, 0, 3, hidden=4, eos_id=2, seed=1).double().eval()
+    torch.nn.init.normal_(generator.head.weight, generator=rng(1))
+    discriminator = TokenDiscriminator(3, 4, 0, 3, hidden=4, seed=2).double().eval()
+    ids, lengths = every_sequence(eos_id=2)
+    mask = mask_of(lengths, 4)
+    with torch.no_grad():
+        reward = objectives.token_reward(discriminator(ids, lengths), mask)
+    p = log_probs(generator, ids, lengths).sum(1).exp()
+    truth = gradients(-(p * reward.sum(1)).sum() / 4, generator)
+    returns = objectives.discounted_return(reward, mask, 1.0) - 0.37  # any baseline
+    weight = p.detach()[:, None] * returns * mask
+    fake = Samples(ids, lengths, torch.zeros(ids.shape))
+    wrapped = kind(generator)
+    loss, _ = scratchgan.weighted_nll(wrapped, ids, lengths, weight / 4)
+    assert far(gradients(loss, generator), truth) <= 1e-10
+    assert max(float(g.abs().max()) for g in truth.values()) > 1e-3
+    if kind is not Headless:  # the step takes the mean over batch times length of it
+        still = torch.optim.SGD(generator.parameters(), lr=0.0)
+        generator_step(
+            generator, still, fake, p.detach()[:, None] * returns * mask * len(ids), ScratchGANConfig(batch=31)
+        )
+        found = {k: v.grad for k, v in generator.named_parameters() if v.requires_grad}
+        assert far(found, truth) <= 1e-10
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 12])
+def test_a_batch_in_parts_is_the_same_update(accumulate):
+    ids = torch.randint(V, (12, T), generator=rng(3))
+    lengths = torch.randint(1, T + 1, (12,), generator=rng(4))
+    other = torch.randint(V, (12, T), generator=rng(5))
+    advantage = torch.randn(12, T, generator=rng(6)) * mask_of(lengths, T)
+    found = []
+    for parts in (1, accumulate):
+        config = ScratchGANConfig(batch=12, accumulate=parts, d_l2=0.1, l2=0.1)
+        generator, discriminator = made(), TokenDiscriminator(V, T, 3, 4, hidden=5, dropout=0.0, seed=1)
+        still = [torch.optim.SGD(m.parameters(), lr=0.0) for m in (generator, discriminator)]
+        fake = Samples(other, lengths.flip(0), torch.zeros(12, T))
+        stats = discriminator_step(discriminator, still[1], Split(ids, lengths), fake, config, "fp32")
+        stats |= generator_step(generator, still[0], Samples(ids, lengths, advantage), advantage, config)
+        grads = {f"{i}{k}": p.grad for i, m in enumerate((generator, discriminator)) for k, p in m.named_parameters()}
+        found.append((stats, {k: g for k, g in grads.items() if g is not None}))
+    assert far(found[0][1], found[1][1]) <= 1e-6
+    for name in found[0][0]:
+        assert float(found[0][0][name]) == pytest.approx(float(found[1][0][name]), abs=1e-6)
+
+
+def test_l2_is_half_the_squared_norm_of_all_parameters():
+    model = made()
+    loss = lambda m: m.into.weight.square().sum()  # noqa: E731
+    loss(model).backward()
+    scratchgan.decay(model, 0.3)
+    twin = made()
+    (loss(twin) + 0.15 * twin.into.weight.square().sum()).backward()
+    assert (model.into.weight.grad - twin.into.weight.grad).abs().max() <= 1e-6
+
+
+# --- word vectors -------------------------------------------------------------------------------------------------
+
+WORDS = {"a": 0, "cat": 1, "sat": 2, "dog": 3}
+GOOD = "cat 1 2.5 -3e-1\nzebra 0 0 0\na 4 5 6\n"
+
+
+@pytest.mark.parametrize("header", ["", "3 3\n"])
+@pytest.mark.parametrize("pack", [False, True])
+def test_vectors_of_the_words_asked_for(header, pack, tmp_path):
+    path = tmp_path / ("v.txt.gz" if pack else "v.txt")
+    path.write_bytes(gzip.compress((header + GOOD).encode()) if pack else (header + GOOD).encode())
+    vectors, ids = read_vectors(path, WORDS)
+    assert ids.tolist() == [1, 0]
+    assert np.allclose(vectors, [[1, 2.5, -0.3], [4, 5, 6]])
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "holds no word"),
+        ("3 3\n", "holds no word"),
+        ("cat 1 2\na 1\n", "line 2: 'a' has 1 numbers, but others have 2"),
+        ("2 3\ncat 1 2\n", "line 2: 'cat' has 2 numbers, but others have 3"),
+        ("cat\n", "line 1: 'cat' has 0 numbers"),
+        ("cat 1 nan\n", "line 1: the vector of 'cat' holds NaN"),
+        ("cat 1 inf\n", "line 1: the vector of 'cat' holds NaN or an infinite number"),
+        ("cat 1 x\n", "line 1: the vector of 'cat' holds what is no number"),
+        ("cat 1 2\na 3 4\ncat 1 2\n", "line 3: 'cat' is there already, in line 1"),
+        ("cat 1 2\n\na 3 4\n", "line 2: "),
+        ("zebra 1 2\n", "none of the 4 words"),
+    ],
+)
+def test_bad_vectors_are_named(text, named, tmp_path):
+    path = tmp_path / "v.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"v\.txt") as e:
+        read_vectors(path, WORDS)
+    assert named in str(e.value)
+
+
+def test_vectors_that_are_missing_binary_or_cut_off(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        read_vectors(tmp_path / "none.txt", WORDS)
+    (tmp_path / "v.bin").write_bytes(b"\xff\xfe\x00cat\x80")
+    with pytest.raises(ValueError, match="not text in UTF-8"):
+        read_vectors(tmp_path / "v.bin", WORDS)
+    (tmp_path / "v.txt.gz").write_bytes(gzip.compress(GOOD.encode())[:-9])
+    with pytest.raises(ValueError, match="damaged"):
+        read_vectors(tmp_path / "v.txt.gz", WORDS)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+VOCAB, EOS = 6, 3
+
+
+def corpus(n: int = 240) -> Corpus:
+    """Runs of one token, 2 to 4 long, and the end."""
+
+    def split(count: int, seed: int) -> Split:
+        token = torch.tensor([0, 1, 2, 4, 5])[torch.randint(5, (count,), generator=rng(seed))]
+        lengths = torch.randint(3, 6, (count,), generator=rng(seed + 1))
+        ids = token[:, None] * mask_of(lengths, 5)
+        ids[torch.arange(count), lengths - 1] = EOS
+        return Split(ids, lengths)
+
+    splits = [split(n, 1), split(60, 3), split(60, 5)]
+    sizes = {"vocab_size": VOCAB, "max_length": 5, "start_id": EOS, "eos_id": EOS}
+    return Corpus(*splits, **sizes, tokenizer=ids_tokenizer(VOCAB), source="toy", digest=splits[0].digest())
+
+
+def run_of(folder, seed: int = 3, **options):
+    small = {
+        "generator": SkipLSTMConfig(trainable=8, hidden=16),
+        "discriminator": TokenDiscriminatorConfig(hidden=16),
+        "monitor": MonitorConfig(every=0, samples=16, lines=2),
+        **{"batch": 64, "lr": 0.003, "d_lr": 0.003},
+    }
+    run = Run.create(folder, {"method": "scratchgan"}, seed=seed, saving=CheckpointConfig(seconds=1e9))
+    return scratchgan.train(ScratchGANConfig(**{**small, **options}), corpus(), run), run
+
+
+def share_right(generator) -> float:
+    """Of 500 samples, those of one token, ended in time."""
+    drawn = sample(generator, uniform((500, 5), rng(9)))
+    rows = [row[: n - 1] for row, n in zip(drawn.ids.tolist(), drawn.lengths.tolist(), strict=True)]
+    ended = drawn.ids[torch.arange(500), drawn.lengths - 1] == EOS
+    return float(np.mean([len(set(r)) == 1 and len(r) > 1 and bool(e) for r, e in zip(rows, ended, strict=True)]))
+
+
+def test_it_learns_from_scratch_and_its_control_does_not(tmp_path):
+    learnt, run = run_of(tmp_path / "run", rounds=12, steps=25)
+    before, _ = run_of(tmp_path / "start", rounds=0)
+    constant, _ = run_of(tmp_path / "constant", rounds=12, steps=25, reward="constant")
+    assert share_right(before) < 0.1
+    assert share_right(learnt) > max(0.5, 3 * share_right(constant))
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    rounds = [r for r in lines if r["kind"] == "train"]
+    assert rounds[-1]["nll_valid"] < rounds[0]["nll_valid"]
+    assert all(-1 <= r["reward"] <= 1 and 0 < r["p_real"] < 1 for r in rounds)
+
+
+def test_frozen_and_rewards_at_the_end(tmp_path, monkeypatch):
+    seen = []
+    plain = objectives.discounted_return
+    monkeypatch.setattr(
+        scratchgan.objectives, "discounted_return", lambda r, m, g: (seen.append((r, m)), plain(r, m, g))[1]
+    )
+    _, run = run_of(tmp_path / "run", rounds=1, steps=2, reward="frozen", reward_at="end")
+    for reward, mask in seen:
+        at = reward != 0
+        assert (at.sum(1) == 1).all()
+        assert torch.equal(at.float().argmax(1), mask.sum(1) - 1)
+    assert "d_loss" not in json.loads((run.folder / "log.jsonl").read_text().splitlines()[-2])
+
+
+def test_vectors_fill_both_tables_and_their_coverage_is_told(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("the cat sat\nthe dog sat on the cat\n" * 30)
+    (tmp_path / "v.txt").write_text("cat 1 2 3\nthe 4 5 6\nzebra 0 0 0\n")
+    args = ["train", "scratchgan", "--data", str(tmp_path / "text.txt"), "--rounds", "1", "--steps", "1"]
+    args += [
+        "--monitor.samples",
+        "8",
+        "--evaluate.samples",
+        "20",
+        "--vectors",
+        str(tmp_path / "v.txt"),
+        "--freeze",
+        "true",
+    ]
+    assert main([*args, "--out", str(tmp_path / "run")]) == 0
+    assert "vectors: 2 of" in capsys.readouterr().err
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    told = next(r for r in records if r["kind"] == "vectors")
+    assert told["words"] == 2
+    assert 0 < told["tokens_covered"] < 1
+    from seqforge.evaluate import find_checkpoint, load_generator, load_tokenizer
+
+    folder = find_checkpoint(tmp_path / "run")
+    generator, words = load_generator(folder), load_tokenizer(folder).get_vocab()
+    assert generator.head.weight[words["cat"], :3].tolist() == [1, 2, 3]
+    assert main([*args, "--generator.pretrained", "5", "--out", str(tmp_path / "no")]) == 2
+    assert "--generator.pretrained 3" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"batch": 4, "accumulate": 5}, "accumulate is 5"),
+        ({"steps": 0}, "steps is 0"),
+        ({"gamma": 1.5}, "gamma is 1.5"),
+        ({"decay": -0.1}, "decay is -0.1"),
+        ({"beta1": 1.0}, "beta1 is 1.0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"d_l2": -1.0}, "d_l2 is -1.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, named):
+    with pytest.raises(ValueError, match=named):
+        ScratchGANConfig(**options)
+
+
+def test_sizes_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="needs one of them"):
+        SkipLSTMConfig(pretrained=0, trainable=0)
+    with pytest.raises(ValueError, match=r"generator\.layers is 0"):
+        SkipLSTMConfig(layers=0)
+    with pytest.raises(ValueError, match=r"discriminator\.hidden is 0"):
+        TokenDiscriminatorConfig(hidden=0)
+
+
+def test_loss_of_a_batch_of_no_padding_is_torchs_own():
+    logit = torch.randn(8, T, generator=rng(1))
+    label = torch.arange(8) < 4
+    mask = torch.ones(8, T, dtype=torch.bool)
+    truth = F.binary_cross_entropy_with_logits(logit, label[:, None].float().expand_as(logit))
+    assert float(objectives.token_discriminator_loss(logit, mask, label, 4 * T)) == pytest.approx(
+        float(truth), rel=1e-5
+    )
