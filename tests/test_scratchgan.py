@@ -272,6 +272,10 @@ def test_l2_is_half_the_squared_norm_of_all_parameters():
     scratchgan.decay(model, 0.3)
     twin = made()
     (loss(twin) + 0.15 * twin.into.weight.square().sum()).backward()
+    frozen = made(freeze=True)
+    scratchgan.decay(frozen, 0.3)
+    assert float(frozen.head.weight.grad[:, :3].abs().max()) == 0
+    assert (frozen.head.weight.grad[:, 3:] - 0.3 * frozen.head.weight.detach()[:, 3:]).abs().max() <= 1e-6
     assert (model.into.weight.grad - twin.into.weight.grad).abs().max() <= 1e-6
 
 

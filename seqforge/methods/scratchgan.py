@@ -52,7 +52,7 @@ class ScratchGANConfig:
         reward_at: tokens: one for each; end: the last token's, for the whole sequence (ScratchGAN: tokens)
         gamma: discount a token (ScratchGAN: 0.23)
         moving: how the baseline moves (ScratchGAN's code: published)
-        decay: share of itself that the published baseline keeps, or of the new that the slow one takes (ScratchGAN: .08)
+        decay: share of itself that the published baseline keeps, or of the new the slow one takes (ScratchGAN: .08)
         lr: Adam's step size of the generator (ScratchGAN: 0.0000959)
         d_lr: Adam's step size of the discriminator (ScratchGAN: 0.00938)
         beta1: of both Adams (ScratchGAN: 0.5)
@@ -283,9 +283,7 @@ def generator_step(
     return {"g_norm": norm.detach()}
 
 
-@torch.no_grad()
 def decay(model: nn.Module, l2: float) -> None:
-    """Add the gradient of l2/2 |w|^2 of every parameter that has one."""
-    for p in model.parameters() if l2 else ():
-        if p.grad is not None:
-            p.grad.add_(p, alpha=l2)
+    """Add the gradient of l2/2 |w|^2 of all parameters; through autograd, so that frozen columns get none."""
+    if l2:
+        (l2 / 2 * torch.stack([p.square().sum() for p in mle.trainable(model)]).sum()).backward()
