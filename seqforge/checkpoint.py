@@ -4,18 +4,28 @@ A checkpoint is a folder written under another name, synced, and renamed: a cras
 holds the sha256 of every file.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
+
+
+MILESTONE = "milestone"
 
 
 def write(folder: Path, models: dict[str, nn.Module], training: dict, extra: dict[str, str], tag: str | None) -> None:
@@ -137,13 +147,59 @@ def newest(checkpoints: Path, tag: str | None = None) -> Path | None:
     return None
 
 
-def prune(checkpoints: Path, keep: int) -> None:
-    """Remove all but the newest `keep` untagged checkpoints; tagged ones stay."""
-    untagged = [p for p in every(checkpoints) if not tags_of(p)]
-    for folder in untagged[:-keep] if keep else untagged:
-        gone = folder.with_name(f".{folder.name}.part")  # a half-removed folder must not look like a checkpoint
-        folder.rename(gone)
-        shutil.rmtree(gone)
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock on a file while the body runs; False where another process does and `wait` is off. It ends with the
+    process. Where the system has no such locks, True.
+    """
+    if fcntl is None:
+        yield True
+        return
+    with path.open("a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether this checkpoint is ours alone while the body runs, to evaluate or to remove it (RUN/evaluations)."""
+    place = folder.parent.parent / "evaluations"
+    if not place.is_dir():  # nobody evaluates this run
+        yield True
+        return
+    with locked(place / f".{folder.name}.lock", wait=False) as mine:
+        yield mine
+
+
+def best_of(checkpoints: Path) -> str | None:
+    """The name of the checkpoint that an evaluator found best, if there is one."""
+    try:
+        return json.loads((checkpoints.parent / "evaluations" / "best.json").read_text())["checkpoint"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def prune(checkpoints: Path, keep: int, milestones: int = 0) -> None:
+    """Remove all but the newest `keep` untagged checkpoints, and, unless milestones is 0, all but that many of those
+    that are milestones only. The best, one under evaluation, and a milestone that waits for its evaluation stay.
+    """
+    tags = {p: tags_of(p) for p in every(checkpoints)}
+    untagged = [p for p, t in tags.items() if not t]
+    passing = [p for p, t in tags.items() if t == {MILESTONE}] if milestones else []
+    evaluations, best = checkpoints.parent / "evaluations", best_of(checkpoints)
+    for folder in (untagged[:-keep] if keep else untagged) + passing[: -milestones or None]:
+        waits = folder in passing and evaluations.is_dir() and not (evaluations / f"{folder.name}.json").is_file()
+        if folder.name == best or waits:
+            continue
+        with claimed(folder) as ours:
+            if ours:
+                gone = folder.with_name(f".{folder.name}.part")  # half-removed it must not look like a checkpoint
+                folder.rename(gone)
+                shutil.rmtree(gone)
 
 
 def load_training(folder: Path) -> dict:

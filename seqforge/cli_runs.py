@@ -7,13 +7,16 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+import torch
+from jsonargparse import Namespace
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from seqforge import compare, corpora, evaluate, generate, recipes
+from seqforge import compare, corpora, evaluate, generate, recipes, watch
 from seqforge.data.tokens import unknown_id
+from seqforge.evaluate import EvaluateConfig
 from seqforge.options import Parser
 from seqforge.sampling import Filter
 from seqforge.settings import RunConfig, build, settle
@@ -100,7 +103,8 @@ def sink(path: Path | None) -> Iterator[TextIO]:
 
 
 def evaluate_(argv: list[str]) -> int:
-    """Score a run's generators again, in place of its scores.json: seqforge evaluate RUN."""
+    """Score a run's generators again, in place of its scores.json: seqforge evaluate RUN. With --watch, every
+    checkpoint of it as it appears, beside the training, against the validation set: evaluations.csv."""
     parser = Parser(prog="seqforge evaluate", description=evaluate_.__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--samples", type=int, help="sequences drawn at each temperature (default: the run's)")
@@ -109,11 +113,19 @@ def evaluate_(argv: list[str]) -> int:
     parser.add_argument("--embedder", help="of fed and mauve: tfidf, or st:MODEL (default: the run's)")
     parser.add_argument("--seed", type=int, help="seed of the samples (default: one for all runs)")
     parser.add_argument("--json", action="store_true", help="print scores.json in place of the table")
+    parser.add_argument("--watch", action="store_true", help="each checkpoint as it appears, until the training ends")
+    parser.add_argument("--poll", type=float, default=5.0, help="with --watch: seconds between two looks")
+    parser.add_argument("--score", default="nll_valid", help="with --watch: what the best checkpoint is chosen by")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: one with --watch, else torch's choice")
     args = parser.parse_args(argv)
+    if args.threads < 0 or not args.poll > 0:
+        raise ValueError(f"--threads is {args.threads}, --poll {args.poll}; give 0 or more, and more than 0 seconds")
+    if args.threads or args.watch:
+        torch.set_num_threads(args.threads or 1)
+    if args.watch:
+        return _watch(args)
     stored = build(RunConfig, evaluate.read_config(args.run))
-    names = ("samples", "temperatures", "seed", "metrics", "embedder")
-    given = {k: getattr(args, k) for k in names if getattr(args, k) is not None}
-    config = dataclasses.replace(stored.evaluate, **given)
+    config = dataclasses.replace(stored.evaluate, **_given(args))
     evaluate.find_checkpoint(args.run)  # says at once where there is nothing to score
     stored = settle(stored)
     result = evaluate.evaluate(args.run, corpora.load(stored.data).to(stored.device), config)
@@ -121,6 +133,21 @@ def evaluate_(argv: list[str]) -> int:
         write_report(args.run)
     print(json.dumps(result, indent=1)) if args.json else print_scores(result)
     return 0
+
+
+def _watch(args: Namespace) -> int:
+    def config(stored: EvaluateConfig) -> EvaluateConfig:
+        return dataclasses.replace(stored, **_given(args))
+
+    watch.watch(args.run, config, args.poll, args.score)
+    out.print(str(args.run / "evaluations.csv"), markup=False, soft_wrap=True)
+    return 0
+
+
+def _given(args: Namespace) -> dict[str, Any]:
+    """The options of an evaluation that were given."""
+    names = ("samples", "temperatures", "seed", "metrics", "embedder")
+    return {k: getattr(args, k) for k in names if getattr(args, k) is not None}
 
 
 def names_of(text: str | list[str]) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from tokenizers import Tokenizer
@@ -40,6 +40,8 @@ class EvaluateConfig:
         seed: seed of the samples
         metrics: of text, at temperature 1, besides the likelihoods: [quick], [all], or names (`seqforge score --help`)
         embedder: of fed and mauve: tfidf, or st:MODEL (sentence-transformers)
+        when: end: when the run ends; beside: every checkpoint as it appears as well, by a second process with a thread
+            of its own, against the validation set (`--evaluate beside`)
     """
 
     samples: int = 9984
@@ -47,6 +49,7 @@ class EvaluateConfig:
     seed: int = SEED
     metrics: list[str] = field(default_factory=lambda: ["quick"])
     embedder: str = "tfidf"
+    when: Literal["end", "beside"] = "end"
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**63:

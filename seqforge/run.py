@@ -37,16 +37,23 @@ class CheckpointConfig:
     Args:
         seconds: least time between two checkpoints (s); 0 saves after every epoch or round
         newest: how many of the newest to keep; those at the end of a phase stay besides
+        every: also after every so many epochs or rounds, to be evaluated (`seqforge evaluate RUN --watch`); 0: not
+        milestones: how many of those to keep, the best besides; 0: all
     """
 
     seconds: float = 60.0
     newest: int = 2
+    every: int = 0
+    milestones: int = 0
 
     def __post_init__(self):
         if self.seconds < 0:
             raise ValueError(f"checkpoint.seconds is {self.seconds}, but must be 0 or more")
         if self.newest < 1:
             raise ValueError(f"checkpoint.newest is {self.newest}, but must be at least 1")
+        for name in ("every", "milestones"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"checkpoint.{name} is {getattr(self, name)}, but must be 0 or more")
 
 
 def derive_seed(seed: int, name: str) -> int:
@@ -198,8 +205,9 @@ class Run:
             yield i
             self.step += 1
             self.done[phase] = max(self.done.get(phase, 0), i + 1)
-            if time.monotonic() - self._saved >= self.saving.seconds:
-                self.checkpoint()
+            milestone = self.saving.every and self.step % self.saving.every == 0
+            if milestone or time.monotonic() - self._saved >= self.saving.seconds:
+                self.checkpoint(tag=checkpoint.MILESTONE if milestone else None)
 
     def finish(self, phase: str) -> None:
         """End a phase's loop early: it counts as done, also after a resume."""
@@ -260,7 +268,7 @@ class Run:
             "log_bytes": log.stat().st_size if log.exists() else 0,
         }
         checkpoint.write(folder, self._models, training, self.extra_files, tag)
-        checkpoint.prune(self.folder / "checkpoints", self.saving.newest)
+        checkpoint.prune(self.folder / "checkpoints", self.saving.newest, self.saving.milestones)
         self._saved = time.monotonic()
         return folder
 

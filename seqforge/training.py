@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows has none
     fcntl = None
 
-from seqforge import __version__, checkpoint, corpora, evaluate
+from seqforge import __version__, checkpoint, corpora, evaluate, watch
 from seqforge.data.corpus import Corpus
 from seqforge.methods import cot, leakgan, mle, pg_bleu, scheduled_sampling, scratchgan, seqgan
 from seqforge.run import Run, pre_trained
@@ -112,7 +112,7 @@ def resume(folder: str | Path) -> bool:
         config, method_config = build(RunConfig, plain), build(METHODS[plain["method"]][0], plain)
     except TypeError as e:
         raise ValueError(f"{folder / 'config.yaml'}: {e}; restore it or train anew") from e
-    if _has_ended(folder):
+    if watch.has_ended(folder):
         return False
     config = settle(config)
     with _alone(folder):
@@ -149,13 +149,14 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
         if run.once("start"):
             run.log("start", "start", **_digests(corpus), **_versions(run, config.threads))
         print(f"run {run.folder}", file=sys.stderr)
-        try:
-            METHODS[plain["method"]][1](method_config, corpus, run)
-        except KeyboardInterrupt as e:
-            raise Interrupted(f"interrupted; to go on: seqforge resume {run.folder}") from e
-        print("scoring the generators ...", file=sys.stderr)
-        evaluate.evaluate(run.folder, corpus, config.evaluate)
-        run.log("end", "end")
+        with watch.beside(run.folder) if config.evaluate.when == "beside" else contextlib.nullcontext():
+            try:
+                METHODS[plain["method"]][1](method_config, corpus, run)
+            except KeyboardInterrupt as e:
+                raise Interrupted(f"interrupted; to go on: seqforge resume {run.folder}") from e
+            print("scoring the generators ...", file=sys.stderr)
+            evaluate.evaluate(run.folder, corpus, config.evaluate)
+            run.log("end", "end")
         write_report(run.folder)
 
 
@@ -216,16 +217,6 @@ def _check_start(start: str | Path | None, corpus: Corpus) -> None:
                 f"--from {start}: it was trained on other data ({other.source}, {name} digest {theirs[name]}; here "
                 f"{corpus.source}, {mine[name]}); give the same --data options"
             )
-
-
-def _has_ended(folder: Path) -> bool:
-    """Whether the log's last record says so."""
-    log = folder / "log.jsonl"
-    lines = log.read_text().splitlines() if log.is_file() else []
-    try:
-        return bool(lines) and json.loads(lines[-1])["kind"] == "end"
-    except ValueError:  # cut off in the middle of a line
-        return False
 
 
 def _free_folder(method: str) -> Path:

@@ -36,6 +36,7 @@ TABLE = {
     "seqforge.metrics*": "seqforge seqforge.metrics* seqforge.sampling seqforge.models.generator seqforge.data*",
     "seqforge.methods*": "* !seqforge.evaluate !seqforge.compare !seqforge.report* "
     "!seqforge.methods* seqforge.methods.mle",
+    "seqforge.watch": "* !seqforge.report* !seqforge.methods* !seqforge.training",
     "seqforge.evaluate": "* !seqforge.report* !seqforge.methods* seqforge.methods.mle",
     "seqforge.compare": "*",
     "seqforge.report*": "*",

@@ -39,7 +39,7 @@ class CoTConfig:
 
     Args:
         generator: sizes of the LSTM
-        mediator: sizes of the mediator's LSTM (CoT: those of the generator, doubled in its output layer)
+        mediator: sizes of the mediator's LSTM
         mle: likelihood before the first round; mle.epochs 0: none (CoT: none)
         monitor: what is measured meanwhile, every so many rounds
         rounds: times that the steps below are followed by a look at the validation set

@@ -1,5 +1,6 @@
 """Log records -> the curves and phases that the pictures draw and the tables list."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ from seqforge.report.folder import number
 ORDER = ["nll_oracle", "nll_test", "nll_valid", "nll_train", "reward_mean", "d_accuracy", "d_loss"]
 ORDER += ["entropy", "gradient_norm"]
 BOOKKEEPING = {"step", "seconds", "epoch", "round", "tokens", "tokens_per_second"}  # tell of the clock, not of learning
+# Of what an evaluator beside the training measures; the rest is in evaluations.csv.
+BESIDE = ["nll_valid", "nll_oracle", "grammatical", "fed", "bleu4", "self_bleu4", "reverse_bleu4", "lm", "reverse_lm"]
+BESIDE += ["p_train", "p_valid", "p_generated"]
 MOST_CURVES = 24  # a page of more is not read, and would outgrow its size
 MOST_DRAWN = 400  # points; more cannot be told apart in a panel
 MOST_LISTED = 200  # rows of a curve's table
@@ -37,7 +41,7 @@ class Phase(NamedTuple):
 @dataclass(frozen=True)
 class Curve:
     name: str
-    source: str  # "evaluation" or "train"
+    source: str  # "evaluation", "beside" (a checkpoint scored against the validation set) or "train"
     unit: str
     points: list[Point]  # by step, one a step
     signatures: tuple[str, ...] = ()
@@ -58,17 +62,21 @@ class Curve:
         return told
 
 
-def read_curves(records: list[dict[str, Any]]) -> tuple[list[Curve], list[str]]:
+def read_curves(
+    records: list[dict[str, Any]], evaluations: list[dict[str, Any]] | None = None
+) -> tuple[list[Curve], list[str]]:
     """All curves in reading order, and the names of those that found no place."""
-    curves = [*evaluation_curves(records), *train_curves(records)]
-    drawn = sorted((c for c in curves if c.points), key=lambda c: (c.source != "evaluation", rank(c.name)))
+    curves = [*evaluation_curves(records), *beside_curves(evaluations or []), *train_curves(records)]
+    sources = ["evaluation", "beside", "train"]
+    drawn = sorted((c for c in curves if c.points), key=lambda c: (sources.index(c.source), rank(c)))
     left_out = [f"{c.name} ({c.source})" for c in drawn[MOST_CURVES:]]
     left_out += [f"{c.name} ({c.source}, no finite value)" for c in curves if not c.points]
     return drawn[:MOST_CURVES], left_out
 
 
-def rank(name: str) -> int:
-    return ORDER.index(name) if name in ORDER else len(ORDER)
+def rank(curve: Curve) -> int:
+    order = BESIDE if curve.source == "beside" else ORDER
+    return order.index(curve.name) if curve.name in order else len(order)
 
 
 def evaluation_curves(records: list[dict[str, Any]]) -> list[Curve]:
@@ -79,6 +87,18 @@ def evaluation_curves(records: list[dict[str, Any]]) -> list[Curve]:
             for name, score in scores.items():
                 series.setdefault(name, []).append((record["step"], score if isinstance(score, dict) else {}))
     return [evaluation_curve(name, scores) for name, scores in series.items()]
+
+
+def beside_curves(evaluations: list[dict[str, Any]]) -> list[Curve]:
+    """Of the results that `seqforge evaluate RUN --watch` wrote."""
+    series: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for result in evaluations:
+        scores = {s["name"]: s for s in result.get("scores", [])}
+        scores |= {name: {"value": p} for name, p in result.get("discriminator", {}).items()}
+        for name in BESIDE:
+            if name in scores:
+                series.setdefault(name, []).append((result["step"], scores[name]))
+    return [dataclasses.replace(evaluation_curve(name, found), source="beside") for name, found in series.items()]
 
 
 def evaluation_curve(name: str, scores: list[tuple[int, dict[str, Any]]]) -> Curve:

@@ -29,6 +29,7 @@ class Folder:
     samples: list[Samples]
     missing: list[str] = field(default_factory=list)  # sentences for "Not in this report"
     path: Path = Path()
+    evaluations: list[dict[str, Any]] = field(default_factory=list)  # of checkpoints, by an evaluator beside
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["kind"] == kind]
@@ -39,8 +40,9 @@ def read_folder(run: Path) -> Folder:
     records, log_missing = read_log(run / "log.jsonl")
     scores, scores_missing = read_scores(run / "scores.json")
     samples, samples_missing = read_samples(run)
-    missing = log_missing + scores_missing + samples_missing
-    return Folder(run.resolve().name, config, records, scores, samples, missing, run)
+    evaluations, evaluations_missing = read_evaluations(run)
+    missing = log_missing + scores_missing + samples_missing + evaluations_missing
+    return Folder(run.resolve().name, config, records, scores, samples, missing, run, evaluations)
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -105,6 +107,20 @@ def read_scores(path: Path) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(scores, dict):
         return {}, ["The side-by-side table, the picture and the verdict: scores.json holds no JSON object."]
     return scores, []
+
+
+def read_evaluations(run: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """What `seqforge evaluate RUN --watch` found, by step."""
+    found, told = [], []
+    for path in (run / "evaluations").glob("step-*.json"):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            found.append({**result, "step": int(result["step"])})
+            if "error" in result:
+                told.append(f"Scores of {path.stem}: {result['error']}.")
+        except (ValueError, TypeError, KeyError) as error:
+            told.append(f"Scores of {path.stem}: evaluations/{path.name} cannot be read ({error}).")
+    return sorted(found, key=lambda r: r["step"]), sorted(told)
 
 
 def read_samples(run: Path) -> tuple[list[Samples], list[str]]:

@@ -24,7 +24,11 @@ from seqforge.report.tables import (
 )
 
 MOST_WARNINGS = 100
-GROUPS = {"evaluation": "Evaluation scores (temperature 1)", "train": "Training"}
+GROUPS = {
+    "evaluation": "Evaluation scores (temperature 1)",
+    "beside": "Checkpoints, held to the validation set (temperature 1)",
+    "train": "Training",
+}
 
 
 def build(run: Path, out: Path | None = None) -> Path:
@@ -48,7 +52,7 @@ def build(run: Path, out: Path | None = None) -> Path:
 def curves_png(run: Path, out: Path) -> Path:
     """Writes the learning curves of a run folder as one PNG on white and returns its path."""
     folder = read_folder(Path(run))
-    curves, _ = read_curves(folder.records)
+    curves, _ = read_curves(folder.records, folder.evaluations)
     if not curves:
         raise ValueError(f"{run}/log.jsonl: no train or evaluation record to draw; train first, or wait for the first")
     with styled():
@@ -72,7 +76,7 @@ def write_whole(out: Path, write: Callable[[Path], Any]) -> Path:
 
 def page_view(folder: Folder) -> dict[str, Any]:
     """Everything the template shows."""
-    curves, left_out = read_curves(folder.records)
+    curves, left_out = read_curves(folder.records, folder.evaluations)
     phases, lines = read_phases(folder.records), frontier_lines(folder.scores)
     comparison = side_by_side(folder.scores) if subjects(folder.scores) else None
     warnings = folder.of_kind("warning")

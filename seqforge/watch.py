@@ -1,0 +1,237 @@
+"""Every checkpoint of a run scored once, as it appears: `seqforge evaluate RUN --watch`, beside the training.
+
+In RUN/evaluations: step-N.json (the scores), step-N.txt (samples), best.json; and RUN/evaluations.csv, a row each. Any
+number of evaluators may watch one run, on one machine or over a shared folder: who evaluates holds the lock of that
+checkpoint, which ends with the process that holds it, and a result appears whole or not at all. No clock is compared.
+What is measured is held to the validation set, so that a checkpoint may be chosen by it.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqforge import checkpoint, corpora, discriminate, evaluate
+from seqforge.data.corpus import Corpus, Split
+from seqforge.evaluate import EvaluateConfig
+from seqforge.metrics import nll
+from seqforge.models.discriminators import CNNDiscriminator
+from seqforge.models.token_discriminator import TokenDiscriminator
+from seqforge.sampling import mask_of
+from seqforge.settings import RunConfig, build, settle
+
+DISCRIMINATORS = {cls.__name__: cls for cls in (CNNDiscriminator, TokenDiscriminator)}
+HIGHER_IS_BETTER = ("bleu", "reverse_bleu", "distinct", "unique", "ms_jaccard", "mauve", "embsim", "grammatical")
+LOWER_IS_BETTER = (
+    "nll",
+    "fed",
+    "lm",
+    "reverse_lm",
+    "self_bleu",
+    "true_nll",
+    "copies",
+    "near_duplicates",
+    "length_dist",
+)
+IN_SHORT = ("nll_valid", "nll_oracle", "entropy", "bleu4", "self_bleu4", "fed", "grammatical")
+LINES = 100  # samples kept of each checkpoint
+
+
+def watch(
+    run: Path,
+    changed: Callable[[EvaluateConfig], EvaluateConfig] = lambda stored: stored,
+    seconds: float = 5.0,
+    score: str = "nll_valid",
+) -> int:
+    """Score each new checkpoint until the training has ended and all have a result; how many this process scored.
+
+    Waits for a folder that is not there yet. changed: what to do otherwise than the run's configuration says; score:
+    what the best checkpoint is chosen by, on the validation set.
+    Raises ValueError where the folder vanishes, or no result has such a score.
+    """
+    if not score.startswith(HIGHER_IS_BETTER + LOWER_IS_BETTER):
+        raise ValueError(f"--score {score}: neither more nor less of it is better; such as nll_valid, fed, bleu4, lm")
+    _wait_for(run / "config.yaml", seconds)
+    stored = build(RunConfig, evaluate.read_config(run))
+    config = changed(stored.evaluate)
+    threads = torch.get_num_threads()
+    stored = settle(stored)
+    torch.set_num_threads(threads)  # this process's own, not the training's
+    corpus = corpora.load(stored.data).to(stored.device)
+    scored = 0
+    while True:
+        if not (run / "config.yaml").is_file():
+            raise ValueError(f"{run}: removed while it was watched; {scored} checkpoints had been scored")
+        ended = has_ended(run)  # before the listing: what is listed after the end is all there is
+        (run / "evaluations").mkdir(exist_ok=True)
+        todo = [c for c in checkpoint.every(run / "checkpoints") if not result_of(c).is_file()]
+        before = scored
+        for folder in todo:
+            with checkpoint.claimed(folder) as mine:
+                if mine and folder.is_dir() and not result_of(folder).is_file():
+                    found = assess(folder, corpus, config, stored.precision)
+                    _write(result_of(folder), json.dumps(found, indent=1))
+                    scored += 1
+                    print(f"{run.name} {folder.name}  {in_short(found)}", file=sys.stderr)
+            if scored > before:
+                summarise(run, score)
+        if scored == before:
+            if ended and not [c for c in checkpoint.every(run / "checkpoints") if not result_of(c).is_file()]:
+                summarise(run, score)
+                return scored
+            time.sleep(seconds)
+
+
+def _wait_for(path: Path, seconds: float) -> None:
+    if not path.is_file():
+        print(f"waiting for {path.parent} ...", file=sys.stderr)
+    while not path.is_file():
+        time.sleep(min(seconds, 1.0))
+
+
+def has_ended(run: Path) -> bool:
+    """Whether the last record of the log says so."""
+    log = run / "log.jsonl"
+    lines = log.read_text().splitlines() if log.is_file() else []
+    try:
+        return bool(lines) and json.loads(lines[-1])["kind"] == "end"
+    except ValueError:  # cut off in the middle of a line
+        return False
+
+
+def result_of(folder: Path) -> Path:
+    """Where the scores of a checkpoint folder are or will be."""
+    return folder.parent.parent / "evaluations" / f"{folder.name}.json"
+
+
+def assess(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str) -> dict[str, Any]:
+    """The scores of a checkpoint at temperature 1, against the validation set; or {"error": why there are none}."""
+    found: dict[str, Any] = {"checkpoint": folder.name, "step": checkpoint.step_of(folder)}
+    try:
+        checkpoint.verify(folder)
+        generator = evaluate.load_generator(folder, precision).to(corpus.train.ids.device)
+        held = dataclasses.replace(corpus, test=corpus.valid)
+        test = nll.nll_tests(generator, held.test, held.source, [1.0])[0]
+        scores, drawn = nll.all_nll(generator, held, config.samples, config.seed, 1.0, test)
+        scores = [dataclasses.replace(s, name=s.name.replace("nll_test", "nll_valid")) for s in scores]
+        samples = Split(drawn.ids, drawn.lengths)
+        if corpus.oracle is None:
+            scores += evaluate.text_scores(samples, held, config, 1.0, novel=True)
+        found["scores"] = [s.as_dict() for s in scores]
+        found["discriminator"] = mean_probabilities(folder, corpus, samples, precision)
+        lines = corpus.decode(drawn.ids[:LINES], drawn.lengths[:LINES])
+        _write(result_of(folder).with_suffix(".txt"), "\n".join(lines) + "\n")
+    except (ValueError, OSError) as e:
+        return {"checkpoint": folder.name, "step": checkpoint.step_of(folder), "error": str(e)}
+    return found
+
+
+@torch.no_grad()
+def mean_probabilities(folder: Path, corpus: Corpus, samples: Split, precision: str) -> dict[str, float]:
+    """Mean p(real) that the checkpoint's discriminator gives training, validation and generated sequences; {} without
+    one. Of a discriminator of tokens, the mean over tokens.
+    """
+    config = folder / "discriminator" / "config.json"
+    if not config.is_file():
+        return {}
+    sizes = json.loads(config.read_text())
+    kind = "+".join(sizes.pop("architectures", []))
+    if kind not in DISCRIMINATORS:
+        raise ValueError(f"{config}: a discriminator of kind {kind!r}, which is not known here")
+    discriminator = DISCRIMINATORS[kind](**sizes).to(corpus.train.ids.device)
+    checkpoint.load_model(folder / "discriminator", discriminator)
+    discriminator.eval()
+    found = {}
+    count = len(samples)
+    for name, split in (
+        ("p_train", corpus.train[slice(count)]),
+        ("p_valid", corpus.valid[slice(count)]),
+        ("p_generated", samples),
+    ):
+        with discriminate.autocast(split.ids.device, precision):
+            parts = zip(split.ids.split(256), split.lengths.split(256), strict=True)
+            p = torch.cat([torch.sigmoid(discriminator(i, n).float()) for i, n in parts])
+        if p.ndim == 2:
+            mask = mask_of(split.lengths, p.shape[1])
+            found[name] = float((p * mask).sum() / mask.sum())
+        else:
+            found[name] = float(p.mean())
+    return found
+
+
+def in_short(found: dict[str, Any]) -> str:
+    """The figures of a result on a line."""
+    chosen = {k: v for k, v in row_of(found).items() if k in IN_SHORT or k.startswith("p_") or k == "error"}
+    return "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in chosen.items())
+
+
+def row_of(found: dict[str, Any]) -> dict[str, Any]:
+    """A result as a row of the CSV."""
+    row = {"checkpoint": found["checkpoint"], "step": found["step"], **found.get("discriminator", {})}
+    row |= {s["name"]: s["value"] for s in found.get("scores", [])}
+    return row | ({"error": found["error"]} if "error" in found else {})
+
+
+def results(run: Path) -> list[dict[str, Any]]:
+    """All results so far, by step."""
+    found = [json.loads(p.read_text()) for p in (run / "evaluations").glob("step-*.json")]
+    return sorted(found, key=lambda r: r["step"])
+
+
+def summarise(run: Path, score: str) -> None:
+    """Write evaluations.csv and best.json anew from all results; one evaluator at a time."""
+    with checkpoint.locked(run / "evaluations" / "summary.lock"):
+        rows = [row_of(r) for r in results(run)]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        part = run / ".evaluations.csv.part"
+        with part.open("w", newline="", encoding="utf-8") as f:
+            writer = csv.DictWriter(f, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(part, run / "evaluations.csv")
+        known = [r for r in rows if score in r]
+        if rows and not known and not all("error" in r for r in rows):
+            raise ValueError(f"--score {score}: no result has it; there are: {', '.join(names[2:])}")
+        if known:
+            sign = -1 if score.startswith(HIGHER_IS_BETTER) else 1
+            best = min(known, key=lambda r: sign * r[score])
+            chosen = {"checkpoint": best["checkpoint"], "step": best["step"], "score": score, "value": best[score]}
+            _write(run / "evaluations" / "best.json", json.dumps(chosen, indent=1))
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that appears whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+@contextlib.contextmanager
+def beside(run: Path, threads: int = 1) -> Iterator[None]:
+    """An evaluator in a process of its own for as long as the body runs, and until it has scored the last checkpoint;
+    ended with the body where that fails. It writes to evaluations/log.txt.
+    """
+    (run / "evaluations").mkdir(exist_ok=True)
+    quiet = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-m", "seqforge.cli", "evaluate", str(run), "--watch", "--threads", str(threads)]
+    with (run / "evaluations" / "log.txt").open("a") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=quiet, start_new_session=True)
+        try:
+            yield
+            print(f"waiting for the evaluator ({run / 'evaluations.csv'}) ...", file=sys.stderr)
+            if process.wait():
+                last = (run / "evaluations" / "log.txt").read_text().strip().rpartition("\n")[2]
+                raise ValueError(f"the evaluator stopped: {last}. To go on with it: seqforge evaluate {run} --watch")
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()

@@ -1,0 +1,272 @@
+"""Evaluators beside a training: each checkpoint scored once, whoever is killed; nothing lost, nothing half seen."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from seqforge import checkpoint, watch
+from seqforge.cli import main
+
+TINY = ["train", "scratchgan", "--recipe", "scratchgan-tiny", "--checkpoint.every", "1"]
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "evaluations.csv").open() as f:
+        return list(csv.DictReader(f))
+
+
+def names_of(run: Path) -> list[str]:
+    return [p.name for p in checkpoint.every(run / "checkpoints")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("watch") / "run"
+    assert main([*TINY, "--out", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def evaluator(run: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "seqforge.cli", "evaluate", str(run), "--watch", "--poll", "0.1", *options]
+    return subprocess.Popen(command, env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_every_checkpoint_has_a_row_its_samples_and_the_best_is_marked(run, capsys):
+    assert main(["evaluate", str(run), "--watch", "--samples", "64"]) == 0
+    rows = rows_of(run)
+    assert [r["checkpoint"] for r in rows] == names_of(run) == [f"step-{n}" for n in range(1, 5)]
+    for row in rows:
+        assert {"nll_oracle", "nll_valid", "entropy"} <= row.keys()
+        assert all(0 < float(row[p]) < 1 for p in ("p_train", "p_valid", "p_generated"))
+        assert len((run / "evaluations" / f"{row['checkpoint']}.txt").read_text().splitlines()) == 64
+    best = json.loads((run / "evaluations" / "best.json").read_text())
+    assert best["checkpoint"] == min(rows, key=lambda r: float(r["nll_valid"]))["checkpoint"]
+    before = {p.name: p.stat().st_mtime_ns for p in (run / "evaluations").glob("step-*.json")}
+    assert main(["evaluate", str(run), "--watch"]) == 0
+    assert before == {p.name: p.stat().st_mtime_ns for p in (run / "evaluations").glob("step-*.json")}
+
+
+def test_the_score_is_that_of_the_sequences_held_out(run):
+    """nll_valid of a checkpoint is what `evaluate` would say of the generator on the validation set."""
+    from seqforge import corpora, evaluate
+    from seqforge.metrics import nll
+    from seqforge.settings import RunConfig, build
+
+    watch.watch(run)
+    stored = build(RunConfig, evaluate.read_config(run))
+    corpus = corpora.load(stored.data)
+    generator = evaluate.load_generator(run / "checkpoints" / "step-4", "float32")
+    found = nll.nll_tests(generator, corpus.valid, corpus.source, [1.0])[0]
+    assert float(rows_of(run)[-1]["nll_valid"]) == pytest.approx(found.value, abs=1e-5)
+
+
+def test_two_evaluators_of_which_one_is_killed_twenty_times(run):
+    """While checkpoints appear one after the other: exactly one row each, and one evaluation that counted."""
+    source = [Path(shutil.move(p, run.parent / p.name)) for p in checkpoint.every(run / "checkpoints")]
+    log, whole = run / "log.jsonl", (run / "log.jsonl").read_text()
+    log.write_text(whole.rpartition('{"')[0] or whole[:-5])  # without its last record: the training goes on
+    count = 24
+
+    def appear() -> None:
+        for n in range(1, count + 1):
+            part = run / "checkpoints" / f".step-{n}.part"
+            shutil.copytree(source[n % len(source)], part)
+            part.rename(part.with_name(f"step-{n}"))
+            time.sleep(0.3)
+        log.write_text(whole)
+
+    steady = evaluator(run)
+    writer = threading.Thread(target=appear)
+    writer.start()
+    dice = random.Random(3)
+    for _ in range(20):
+        victim = evaluator(run)
+        time.sleep(dice.uniform(0.2, 4.0) if dice.random() < 0.3 else dice.uniform(0.0, 1.0))
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate()
+    writer.join()
+    _, said = steady.communicate(timeout=120)
+    assert steady.returncode == 0, said
+    assert [r["checkpoint"] for r in rows_of(run)] == [f"step-{n}" for n in range(1, count + 1)]
+    assert not any(r.get("error") for r in rows_of(run))
+    results = [p for p in (run / "evaluations").iterdir() if p.name.startswith("step-") and p.suffix == ".json"]
+    assert len(results) == count
+
+
+def test_a_checkpoint_that_another_evaluates_is_left_to_it(run, monkeypatch):
+    seen = []
+
+    def assess(folder, *_):
+        seen.append(folder.name)
+        return {"checkpoint": folder.name, "step": checkpoint.step_of(folder), "error": "not today"}
+
+    monkeypatch.setattr(watch, "assess", assess)
+    (run / "evaluations").mkdir()
+    with checkpoint.claimed(run / "checkpoints" / "step-2") as mine:
+        assert mine
+        thread = threading.Thread(target=lambda: watch.watch(run, seconds=0.05), daemon=True)
+        thread.start()
+        time.sleep(1)
+        assert seen == ["step-1", "step-3", "step-4"]
+        assert thread.is_alive()  # nothing is lost if that other is killed
+    thread.join(20)
+    assert seen == ["step-1", "step-3", "step-4", "step-2"]
+
+
+def test_it_waits_for_a_folder_that_is_not_there_yet(trained, tmp_path):
+    process = evaluator(tmp_path / "later", "--samples", "32")
+    time.sleep(3)
+    assert process.poll() is None
+    shutil.copytree(trained, tmp_path / "part")
+    (tmp_path / "part").rename(tmp_path / "later")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert said.startswith("waiting for ")
+    assert len(rows_of(tmp_path / "later")) == 4
+
+
+def test_a_folder_removed_while_it_is_watched_is_named(run, monkeypatch):
+    monkeypatch.setattr(watch.time, "sleep", lambda _: shutil.rmtree(run))
+    log = run / "log.jsonl"
+    log.write_text(log.read_text().splitlines()[0] + "\n")
+    with pytest.raises(ValueError, match="removed while it was watched; 4 checkpoints had been scored"):
+        watch.watch(run)
+
+
+def test_a_damaged_checkpoint_has_a_row_that_says_so(run):
+    (run / "checkpoints" / "step-2" / "generator" / "model.safetensors").write_bytes(b"?")
+    assert watch.watch(run) == 4
+    rows = rows_of(run)
+    assert "damaged" in rows[1]["error"]
+    assert rows[1]["nll_valid"] == ""
+    assert [bool(r["error"]) for r in rows] == [False, True, False, False]
+
+
+def test_a_score_that_there_is_not_is_named_with_those_there_are(run, capsys):
+    assert main(["evaluate", str(run), "--watch", "--score", "bleu7"]) == 2
+    said = capsys.readouterr().err
+    assert "--score bleu7" in said
+    assert "nll_valid" in said
+
+
+@pytest.mark.parametrize("name", ["entropy", "p_train", "length"])
+def test_a_score_without_a_better_side_is_refused(name, run, capsys):
+    assert main(["evaluate", str(run), "--watch", "--score", name]) == 2
+    assert f"--score {name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("score", "best"), [("bleu2", "step-2"), ("fed", "step-1"), ("self_bleu2", "step-3")])
+def test_the_best_is_the_highest_or_the_lowest_as_the_score_has_it(score, best, tmp_path):
+    (tmp_path / "evaluations").mkdir()
+    for step, values in enumerate([(0.1, 0.2, 0.5), (0.4, 0.3, 0.6), (0.2, 0.5, 0.1)], 1):
+        scores = [{"name": n, "value": v} for n, v in zip(("bleu2", "fed", "self_bleu2"), values, strict=True)]
+        found = {"checkpoint": f"step-{step}", "step": step, "scores": scores}
+        (tmp_path / "evaluations" / f"step-{step}.json").write_text(json.dumps(found))
+    watch.summarise(tmp_path, score)
+    assert json.loads((tmp_path / "evaluations" / "best.json").read_text())["checkpoint"] == best
+    assert [r["checkpoint"] for r in rows_of(tmp_path)] == ["step-1", "step-2", "step-3"]
+
+
+@pytest.mark.parametrize("options", [["--poll", "0"], ["--poll", "-1"], ["--threads", "-1"]])
+def test_bad_options_are_refused(options, run, capsys):
+    assert main(["evaluate", str(run), "--watch", *options]) == 2
+    assert "seconds" in capsys.readouterr().err
+
+
+def test_a_clock_that_jumps_changes_nothing(run):
+    for n, folder in enumerate(checkpoint.every(run / "checkpoints")):
+        for path in [folder, *folder.rglob("*")]:
+            os.utime(path, (10**9 - n, 10**9 - n))  # older the newer they are
+    assert watch.watch(run) == 4
+    assert [r["step"] for r in rows_of(run)] == ["1", "2", "3", "4"]
+
+
+def test_an_evaluator_beside_the_training_starts_and_stops_with_it(tmp_path):
+    run = tmp_path / "run"
+    assert main([*TINY, "--evaluate", "beside", "--out", str(run)]) == 0
+    assert [r["checkpoint"] for r in rows_of(run)] == names_of(run)
+    assert "step-4" in (run / "evaluations" / "log.txt").read_text()
+    assert "held to the validation set" in (run / "report.html").read_text()
+
+
+def test_an_evaluator_that_fails_is_named_with_the_way_to_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watch.sys, "executable", "/bin/false")
+    assert main([*TINY, "--evaluate", "beside", "--out", str(tmp_path / "run")]) == 2
+    assert "--watch" in capsys.readouterr().err
+
+
+def test_training_that_fails_takes_its_evaluator_with_it(run):
+    began = []
+    plain = subprocess.Popen
+
+    def popen(*args, **kwargs):
+        began.append(plain(*args, **kwargs))
+        return began[-1]
+
+    log = run / "log.jsonl"
+    log.write_text(log.read_text().splitlines()[0] + "\n")  # not ended: the evaluator would wait for ever
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch.subprocess, "Popen", popen)
+        with pytest.raises(RuntimeError, match="lost"), watch.beside(run):
+            raise RuntimeError("lost")
+    assert began[0].poll() is not None
+
+
+# --- what is removed, and what is not -----------------------------------------------------------------------------
+
+
+def place(tmp_path: Path, tags: dict[int, str | None]) -> Path:
+    for step, tag in tags.items():
+        checkpoint.write(tmp_path / "checkpoints" / f"step-{step}", {}, {}, {}, tag)
+    (tmp_path / "evaluations").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def left(checkpoints: Path) -> list[int]:
+    return [checkpoint.step_of(p) for p in checkpoint.every(checkpoints)]
+
+
+def result(checkpoints: Path, step: int) -> None:
+    (checkpoints.parent / "evaluations" / f"step-{step}.json").write_text("{}")
+
+
+def test_pruning_spares_the_best_one_under_evaluation_and_one_that_waits_for_it(tmp_path):
+    checkpoints = place(tmp_path, dict.fromkeys(range(1, 9), "milestone") | {9: None, 10: None, 11: None, 12: "final"})
+    for step in range(2, 9):
+        result(checkpoints, step)
+    (tmp_path / "evaluations" / "best.json").write_text('{"checkpoint": "step-3"}')
+    with checkpoint.claimed(checkpoints / "step-5"), checkpoint.claimed(checkpoints / "step-9"):
+        checkpoint.prune(checkpoints, keep=1, milestones=2)
+        assert left(checkpoints) == [1, 3, 5, 7, 8, 9, 11, 12]  # 1 waits, 3 is best, 5 and 9 are being scored
+    result(checkpoints, 1)
+    checkpoint.prune(checkpoints, keep=1, milestones=2)
+    assert left(checkpoints) == [3, 7, 8, 11, 12]
+
+
+def test_all_milestones_stay_unless_asked(tmp_path):
+    checkpoints = place(tmp_path, dict.fromkeys(range(1, 5), "milestone"))
+    checkpoint.prune(checkpoints, keep=1)
+    assert left(checkpoints) == [1, 2, 3, 4]
+
+
+def test_a_best_that_cannot_be_read_spares_nothing_and_fails_nothing(tmp_path):
+    checkpoints = place(tmp_path, {1: None, 2: None})
+    (tmp_path / "evaluations" / "best.json").write_text("{")
+    checkpoint.prune(checkpoints, keep=1)
+    assert left(checkpoints) == [2]
