@@ -19,6 +19,7 @@ from benchmarks.sections import SECTIONS, machine_limit, precisions
 
 def one(name: str, device: torch.device) -> dict:
     """The section's figures with the limit of the same process and its peak memory."""
+    torch.set_flush_denormal(True)  # as a run does
     limits = {p: machine_limit(d, device) for p, d in precisions(device).items()}
     found = SECTIONS[name](device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

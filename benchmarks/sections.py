@@ -13,13 +13,15 @@ from benchmarks import plain
 from seqforge import corpora, discriminate, objectives, rewards
 from seqforge.corpora import DataConfig
 from seqforge.data.corpus import Split
-from seqforge.methods import leakgan
+from seqforge.methods import leakgan, scratchgan
 from seqforge.methods.mle import trainable, update
 from seqforge.metrics import bleu, ngrams, self_bleu
 from seqforge.models.discriminators import PUBLISHED_FILTERS, PUBLISHED_WIDTHS, CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator
 from seqforge.models.lstm import LSTMGenerator
-from seqforge.sampling import mask_of, sample, uniform, weighted_nll
+from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
+from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig
+from seqforge.sampling import log_probs, mask_of, sample, uniform, weighted_nll
 from seqforge.settings import precision
 
 V, T, B, N, ROWS = 5000, 20, 64, 16, 9984
@@ -182,6 +184,42 @@ def leakgan_steps(device: torch.device) -> dict:
     return {"seconds": seconds}
 
 
+def scratchgan_step(device: torch.device) -> dict:
+    """ScratchGAN's published sizes: a generator step on 512 samples of 52 tokens (V 20,000), as three forward passes;
+    besides, drawing the samples, their rewards, and a discriminator step. Plain: torch's LSTMs, all logits at once, 64
+    rows timed, times 8.
+    """
+    v, t, b = 20_000, 52, 512
+    generator = SkipLSTMGenerator.of(SkipLSTMConfig(300, 64, 512, 2), v, None, 0, 1, False).to(device)
+    discriminator = TokenDiscriminator.of(TokenDiscriminatorConfig(512), (300, 64), v, t, 1, False).to(device)
+    config = scratchgan.ScratchGANConfig(batch=b)
+    g_adam = torch.optim.Adam(trainable(generator), lr=1e-4, fused=True)
+    d_adam = torch.optim.Adam(trainable(discriminator), lr=1e-4, fused=True)
+    rng = torch.Generator().manual_seed(1)
+    fake = sample(generator, uniform((b, t), rng, device))
+    advantage = torch.randn(b, t, generator=rng).to(device)
+
+    def plain_step() -> None:
+        loss = (log_probs(generator, fake.ids[:64], fake.lengths[:64]) * advantage[:64]).sum()
+        g_adam.zero_grad(set_to_none=True)
+        loss.backward()
+        g_adam.step()
+
+    def d_step() -> None:
+        scratchgan.discriminator_step(
+            discriminator.train(), d_adam, Split(fake.ids, fake.lengths), fake, config, "fp32"
+        )
+
+    per_token = 364 * 512 + 2048 * (512 + 512) + 2048 * (1024 + 512) + 1024 * 364 + 364 * v
+    return {
+        "ours": {"fp32": median(lambda: scratchgan.generator_step(generator, g_adam, fake, advantage, config))},
+        "plain": 8 * median(plain_step, 1),
+        "gflop": 3 * 2.0 * per_token * b * t / 1e9,
+        "seconds": {"512 samples": median(lambda: sample(generator, uniform((b, t), rng, device)), 1, warm=False),
+                    "discriminator step": median(d_step, 1)},
+    }  # fmt: skip
+
+
 def made_up_text(n: int, mean: int, types: int, seed: int) -> list[str]:
     """n lines of words drawn by Zipf's law, their lengths by a binomial law about `mean`."""
     rng = np.random.default_rng(seed)
@@ -217,6 +255,7 @@ SECTIONS: dict[str, Callable[[torch.device], dict]] = {
     "generator_step": generator_step,
     "discriminator_epoch": discriminator_epoch,
     "leakgan": leakgan_steps,
+    "scratchgan": scratchgan_step,
     "scaling": scaling,
     "text": text,
 }

@@ -84,8 +84,8 @@ def check_words(config: Any) -> None:
 def settle(config: RunConfig) -> RunConfig:
     """Every "auto" resolved and every path absolute, so that the run goes on alike from any folder; threads are set.
 
-    Numbers below 1e-38 become 0 from here on: of saturated gates the gradients are such, and a processor takes a hundred
-    times longer for each (half of a LeakGAN's step, measured).
+    Numbers below 1e-38 become 0 from here on: of saturated gates the gradients are such, and a processor takes a
+    hundred times longer for each (half of a LeakGAN's step, measured).
     """
     torch.set_flush_denormal(True)
     where = device(config.device)

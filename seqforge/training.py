@@ -82,6 +82,8 @@ def train(
     check_words(config)
     check_words(method_config)
     settled = settle(config)
+    if hasattr(method_config, "settled"):  # of files that the method reads besides the data
+        method_config = method_config.settled(config.data.source)
     corpus = corpora.load(config.data)  # messages name files as they were given
     _check_start(start, corpus)
     settled = dataclasses.replace(settled, data=corpora.effective(settled.data, corpus))

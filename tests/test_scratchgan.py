@@ -4,10 +4,12 @@ import gzip
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.nn import functional as F
 from worlds import Headless, every_sequence, far, garbled, gradients, rng
 
@@ -393,6 +395,36 @@ def test_frozen_and_rewards_at_the_end(tmp_path, monkeypatch):
         assert (at.sum(1) == 1).all()
         assert torch.equal(at.float().argmax(1), mask.sum(1) - 1)
     assert "d_loss" not in json.loads((run.folder / "log.jsonl").read_text().splitlines()[-2])
+
+
+def scratchgan_folder(tmp_path: Path) -> Path:
+    """As the authors publish theirs: train.json, valid.json and test.json of {"s": ..., "t": [...]}, and GloVe."""
+    folder = tmp_path / "news"
+    folder.mkdir()
+    for name, lines in (
+        ("train", ["a cat sat", "a dog ran off"] * 8),
+        ("valid", ["a cat ran"]),
+        ("test", ["a dog sat"]),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps([{"s": line, "t": ["cats", "dogs"]} for line in lines]))
+    (folder / "glove_news.txt").write_text("3 2\ncat 1 2\ndog 3 4\nhorse 5 6\n")
+    return folder
+
+
+def test_the_authors_folder_is_read_with_its_vectors(tmp_path, monkeypatch, capsys):
+    folder, run = scratchgan_folder(tmp_path), tmp_path / "run"
+    options = ["--rounds", "1", "--steps", "1", "--batch", "4", "--monitor.samples", "8", "--evaluate.samples", "8"]
+    monkeypatch.chdir(folder.parent)
+    assert main(["train", "scratchgan", "--data", "news", *options, "--out", str(run)]) == 0
+    assert "vectors: 2 of" in capsys.readouterr().err
+    plain = yaml.safe_load((run / "config.yaml").read_text())
+    assert plain["vectors"] == str(folder / "glove_news.txt")  # also from another folder
+    assert main(["train", "scratchgan", "--data", "news", *options, "--vectors", "none", "--out", str(run) + "2"]) == 0
+    assert "vectors:" not in capsys.readouterr().err
+    (folder / "glove_more.txt").write_text("cat 1 2\n")
+    assert main(["train", "scratchgan", "--data", "news", *options, "--out", str(run) + "3"]) == 2
+    assert "glove_more.txt or " in capsys.readouterr().err
+    assert not Path(str(run) + "3").exists()
 
 
 def test_vectors_fill_both_tables_and_their_coverage_is_told(tmp_path, capsys):

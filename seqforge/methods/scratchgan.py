@@ -16,6 +16,7 @@ Source: de Masson d'Autume, Rosca, Rae and Mohamed, NeurIPS 2019 (arXiv 1905.099
 
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -42,7 +43,8 @@ class ScratchGANConfig:
         generator: sizes of the generator
         discriminator: sizes of the discriminator
         monitor: what is measured meanwhile, every so many rounds
-        vectors: file of word vectors in text form that both tables start from; their width is generator.pretrained
+        vectors: file of word vectors in text form that both tables start from; their width is generator.pretrained.
+            Not given: glove*.txt or .txt.gz of the data's folder, where there is one; none: none
         freeze: keep those vectors as they are (ScratchGAN's code: no)
         rounds: times that the steps below are followed by a look at the validation set
         steps: steps a round, each one update of the discriminator and one of the generator (ScratchGAN: 200,000 in all)
@@ -101,6 +103,22 @@ class ScratchGANConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must lie in [0, 1]")
         if not 0 <= self.beta1 < 1:
             raise ValueError(f"beta1 is {self.beta1}, but must lie in [0, 1)")
+
+    def settled(self, source: str) -> "ScratchGANConfig":
+        """With the file of word vectors found and its path absolute, so that the run goes on from any folder.
+
+        Raises ValueError where the data's folder `source` has several.
+        """
+        if self.vectors == "none":
+            return self
+        found = [self.vectors] if self.vectors else []
+        if not found and Path(source).is_dir():
+            found = sorted(str(p) for end in ("txt", "txt.gz") for p in Path(source).glob(f"glove*.{end}"))
+        if len(found) > 1:
+            raise ValueError(
+                f"{source}: has {len(found)} files of word vectors; choose by --vectors {' or '.join(found)}"
+            )
+        return replace(self, vectors=str(Path(found[0]).resolve()) if found else "none")
 
 
 class Moving:
@@ -178,7 +196,7 @@ def players(config: ScratchGANConfig, corpus: Corpus, run: Run) -> tuple[SkipLST
     """Both, each with its own table, which starts from the word vectors where there are any."""
     seeds = [derive_seed(run.seed, name) for name in ("generator", "discriminator")]
     sizes, found = config.generator, None
-    if config.vectors:
+    if config.vectors and config.vectors != "none":
         found = read_vectors(config.vectors, corpus.tokenizer.get_vocab())
         width = found[0].shape[1]
         if sizes.pretrained not in (0, width):

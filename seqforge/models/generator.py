@@ -75,7 +75,7 @@ class _WeightedNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor, weight: Tensor):
-        rows = max(16, CACHE_FLOATS // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
+        rows = rows_of_chunk(kernel) if hidden.device.type == "cpu" else 4096
         need = any(ctx.needs_input_grad[:3])
         chosen = _full(hidden.new_empty(hidden.shape[0]))  # probability of each target
         d_hidden = torch.empty_like(hidden) if need else None
@@ -112,6 +112,13 @@ class _WeightedNLL(torch.autograd.Function):
 
 
 CACHE_FLOATS = 320_000  # logits of one chunk: 1.3 MB, which stay in the caches of two cores (48 to 96 rows at V=5000)
+
+
+def rows_of_chunk(kernel: Tensor) -> int:
+    """Rows whose logits, of a head (V,H), are computed at a time: as many as the caches hold, but no fewer than H/2,
+    since each chunk also reads and writes the gradient of the whole head.
+    """
+    return max(16, CACHE_FLOATS // kernel.shape[0], kernel.shape[1] // 2)
 
 
 def head_weighted_nll(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
