@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from seqforge import __version__, cli_data, cli_runs, options
+from seqforge import __version__, cli_data, cli_runs, cli_sweep, options
 from seqforge.options import Parser
 from seqforge.settings import RunConfig, build
 from seqforge.tables import out
@@ -68,6 +68,7 @@ def _show(folder: Path) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train_,
     "resume": resume_,
+    "sweep": cli_sweep.sweep_,
     "generate": cli_runs.generate_,
     "evaluate": cli_runs.evaluate_,
     "report": cli_runs.report_,

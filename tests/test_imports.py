@@ -42,12 +42,20 @@ TABLE = {
     "seqforge.report*": "*",
     "seqforge.training": "*",
     "seqforge.settings": "seqforge.corpora seqforge.data* seqforge.evaluate seqforge.run",
+    "seqforge.sweep": "seqforge.recipes seqforge.compare seqforge.report.folder",
     "seqforge.tables": "seqforge.compare",
     "seqforge.options": "*",
     "seqforge.cli*": "*",
 }
 # nothing but these imports one of them
-COMMAND_LINE = ("seqforge.cli", "seqforge.cli_runs", "seqforge.cli_data", "seqforge.options", "seqforge.tables")
+COMMAND_LINE = (
+    "seqforge.cli",
+    "seqforge.cli_runs",
+    "seqforge.cli_data",
+    "seqforge.cli_sweep",
+    "seqforge.options",
+    "seqforge.tables",
+)
 NO_TORCH = ("seqforge.compare", "seqforge.report*")  # nor anything of ours that imports it
 
 
