@@ -180,6 +180,12 @@ class Run:
                 _load(thing, self._restored["kept"][name], options_too="ambient" in self._restored)
         return thing
 
+    def drop(self, *names: str) -> None:
+        """Save these no more."""
+        for name in names:
+            self._models.pop(name, None)
+            self._kept.pop(name, None)
+
     def rng(self, name: str) -> torch.Generator:
         """The stream of that name, on the CPU, seeded from the run's seed; its state is saved with every checkpoint."""
         if name not in self._rngs:

@@ -282,23 +282,45 @@ def log_probs(generator: Generator, ids: Tensor, lengths: Tensor, temperature: f
 
 
 def weighted_nll(
-    generator: Generator, ids: Tensor, lengths: Tensor, weight: Tensor, read: Tensor | None = None
+    generator: Generator,
+    ids: Tensor,
+    lengths: Tensor,
+    weight: Tensor,
+    read: Tensor | None = None,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Loss sum_{b,t} weight[b,t] * -log p(y_t | y_<t) over the tokens of each sequence, and those log-probabilities
     (B,T) without gradient. Every likelihood and policy-gradient loss is this with its own weights (objectives.py).
 
     read (B,T): tokens that the generator reads in place of `ids`, as in scheduled sampling: p(y_t | read_<t).
+    smoothing: share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     """
     read = ids if read is None else read
     if isinstance(generator, HeadedGenerator):
         hidden, real = _hidden_within(generator, read, lengths)
-        return _headed_nll(generator.head, hidden, real, ids, weight)
+        loss, logp = _headed_nll(generator.head, hidden, real, ids, weight)
+        if smoothing:
+            loss = loss + smoothing * _above_mean(generator.head, hidden, ids[real], weight[real])
+        return loss, logp
     mask = mask_of(lengths, ids.shape[1])
     weight = weight * mask
     first, state = generator.start(ids.shape[0])
     later, _ = generator.extend(read[:, :-1], state)
-    logp = log_softmax_at(torch.cat([first[:, None], later], dim=1), ids) * mask
-    return -(weight * logp).sum(), logp.detach()
+    logits = torch.cat([first[:, None], later], dim=1)
+    logp = log_softmax_at(logits, ids) * mask
+    even = smoothing * (weight * (logits.gather(2, ids[..., None])[..., 0] - logits.mean(-1))).sum() if smoothing else 0
+    return even - (weight * logp).sum(), logp.detach()
+
+
+def _above_mean(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """sum_n weight_n (logit of target n - mean logit): what -log p of an even draw is above -log p of the target.
+
+    No logits are needed for it but those of the targets: the mean logit is that of the mean row of the head.
+    """
+    above = (hidden * (head.weight[targets] - head.weight.mean(0))).sum(-1)
+    if head.bias is not None:
+        above = above + head.bias[targets] - head.bias.mean()
+    return (weight * above).sum()
 
 
 def weighted_nll_of(

@@ -69,7 +69,10 @@ FROM_SCRATCH = {
 MANAGED = HierarchicalConfig(embedding=6, hidden=6, goal=3, step=2, dropout=0.2, init_std=0.3)
 HIERARCHY = {**{k: v for k, v in PLAYERS.items() if k != "generator"}, "d_every": 1}
 TINY = {
-    "mle": [MLETrainConfig(**SIZES)],
+    "mle": [
+        MLETrainConfig(**SIZES),
+        MLETrainConfig(**{**SIZES, "mle": MLEConfig(epochs=2, batch=16, label_smoothing=0.2, average=0.9)}),
+    ],
     "scheduled_sampling": [ScheduledSamplingConfig(**SIZES, slope=0.5)],
     "pg_bleu": [
         PGBLEUConfig(**ROUNDS, rollouts=2, baseline="leave-one-out"),
@@ -150,9 +153,9 @@ def watch_weights(patch: pytest.MonkeyPatch) -> list[float]:
     def note(lengths, weight):
         seen.append(float((weight * ~mask_of(lengths, weight.shape[1])).abs().max()))
 
-    def weighted_nll(generator, ids, lengths, weight, read=None):
+    def weighted_nll(generator, ids, lengths, weight, read=None, smoothing=0.0):
         note(lengths, weight)
-        return plain(generator, ids, lengths, weight, read)
+        return plain(generator, ids, lengths, weight, read, smoothing)
 
     def weighted_nll_of(head, hidden, ids, lengths, weight):
         note(lengths, weight)

@@ -32,6 +32,7 @@ SCENES = {
         *["--data.train_size", "256", "--data.valid_size", "64", "--data.test_size", "64", "--generator.hidden", "8"],
         *["--generator.dropout", "0.3", "--mle.epochs", "6", "--mle.batch", "64", "--mle.lr_decay", "0.5"],
         *["--mle.lr", "0.2", "--monitor.samples", "32", "--evaluate.samples", "64"],
+        *["--mle.average", "0.9", "--mle.label_smoothing", "0.1"],
     ],
 }
 
