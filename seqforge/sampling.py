@@ -23,7 +23,9 @@ from seqforge.models.generator import (
     head_divergence,
     head_log_probs,
     head_weighted_nll,
+    headed_log_probs,
     log_softmax_at,
+    mean_of,
 )
 
 
@@ -342,16 +344,34 @@ def weighted_divergence(
     """Loss sum_{b,t} weight[b,t] * KL(p(. | y_<t) || q(. | y_<t)) over the tokens of each sequence, the whole
     distribution of `generator` against that of `other`, which gets no gradient; and those KL (B,T) in nats.
     """
+    return _divergence(generator, [other], ids, lengths, weight, covering=False)
+
+
+def weighted_distillation(
+    student: Generator, teachers: Sequence[Generator], ids: Tensor, lengths: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`weighted_divergence` the other way round: KL(q(. | y_<t) || p(. | y_<t)), where p is the student's and q the
+    mean of the teachers' probabilities.
+    """
+    return _divergence(student, teachers, ids, lengths, weight, covering=True)
+
+
+def _divergence(
+    generator: Generator, others: Sequence[Generator], ids: Tensor, lengths: Tensor, weight: Tensor, covering: bool
+) -> tuple[Tensor, Tensor]:
     mask = mask_of(lengths, ids.shape[1])
-    if isinstance(generator, HeadedGenerator) and isinstance(other, HeadedGenerator):
+    headed = [g for g in others if isinstance(g, HeadedGenerator)]
+    if isinstance(generator, HeadedGenerator) and len(headed) == len(others):
         hidden, _ = _hidden_within(generator, ids, lengths)
         with torch.no_grad():
-            other_hidden, _ = _hidden_within(other, ids, lengths)
-        loss, kl = head_divergence(generator.head, hidden, other.head, other_hidden, weight[mask])
+            log_q = headed_log_probs([(g.head, _hidden_within(g, ids, lengths)[0]) for g in headed])
+        loss, kl = head_divergence(generator.head, hidden, log_q, weight[mask], covering)
         return loss, kl.new_zeros(ids.shape).masked_scatter(mask, kl)
     with torch.no_grad():
-        logq = _all_log_probs(other, ids)
-    kl = F.kl_div(logq, _all_log_probs(generator, ids), reduction="none", log_target=True).sum(-1) * mask
+        log_q = mean_of([_all_log_probs(g, ids) for g in others])
+    log_p = _all_log_probs(generator, ids)
+    near, far = (log_p, log_q) if covering else (log_q, log_p)
+    kl = F.kl_div(near, far, reduction="none", log_target=True).sum(-1) * mask
     return (weight * kl).sum(), kl.detach()
 
 

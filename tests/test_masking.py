@@ -29,6 +29,7 @@ from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import mle
 from seqforge.methods.cot import CoTConfig
+from seqforge.methods.distillation import DistillationConfig
 from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.pg_bleu import PGBLEUConfig, bleu_scorer
@@ -60,6 +61,7 @@ ROUNDS = {**SIZES, "rounds": 2, "batch": 12}
 PLAYERS = {**ROUNDS, "discriminator": CNN, "d_pretrain": 1, "d_batch": 16, "d_lr": 0.01}
 COOPERATIVE = {**SIZES, "mediator": LSTMConfig(embedding=6, hidden=6, dropout=0.2, init_std=0.3), "rounds": 2}
 COOPERATIVE |= {"steps": 2, "batch": 12, "patience": 1}
+TAUGHT = {**SIZES, "teacher": COOPERATIVE["mediator"], "rounds": 2, "steps": 2, "batch": 12}
 FROM_SCRATCH = {
     "generator": SkipLSTMConfig(trainable=5, hidden=6, dropout=0.2),
     "discriminator": TokenDiscriminatorConfig(hidden=6, dropout=0.2),
@@ -101,6 +103,11 @@ TINY = {
         CoTConfig(**COOPERATIVE, m_pretrain=1, average=0.9),
         CoTConfig(**COOPERATIVE, gradient="whole", mediator_reads="real", g_steps=2),
         CoTConfig(**COOPERATIVE, gradient="whole", baseline="none", m_steps=2, lr_decay=0.5),
+    ],
+    "distillation": [
+        DistillationConfig(**TAUGHT, teachers=2, average=0.9),
+        DistillationConfig(**TAUGHT, reads="real", patience=1, lr_decay=0.5),
+        DistillationConfig(**TAUGHT, reads="both"),
     ],
 }
 

@@ -26,6 +26,7 @@ SCENES = {
     "phases": ["seqgan", *TINY, "--checkpoint.seconds", "1e9", "--rollout_lag", "0.5"],  # saved at phase ends only
     "scratchgan": ["scratchgan", "--recipe", "scratchgan-tiny", "--accumulate", "3", "--generator.dropout", "0.2"],
     "cot": ["cot", "--recipe", "cot-tiny", "--mle.epochs", "2", "--average", "0.9", "--gradient", "whole"],
+    "distillation": ["distillation", "--recipe", "distillation-tiny", "--average", "0.9", "--reads", "both"],
     "leakgan": ["leakgan", "--recipe", "leakgan-tiny", "--generator.dropout", "0.3", "--mle.patience", "1"],
     "mle": [
         *["mle", "--checkpoint.seconds", "0", "--data.vocab_size", "20", "--data.max_length", "6"],
@@ -128,6 +129,8 @@ PLACES = [
     *[("phases", "checkpoint", k) for k in (1, 2)],
     *[("leakgan", "log", k) for k in (3, 5, 9, 12, 15)],
     *[("leakgan", "checkpoint", k) for k in (2, 4, 6)],
+    *[("distillation", "log", k) for k in (4, 8, 11)],
+    *[("distillation", "checkpoint", k) for k in (2, 6)],
     *[("mle", "log", k) for k in (4, 8)],
     *[("mle", "checkpoint", k) for k in (2, 5)],
 ]
