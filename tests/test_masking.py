@@ -32,6 +32,7 @@ from seqforge.methods.cot import CoTConfig
 from seqforge.methods.distillation import DistillationConfig
 from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
+from seqforge.methods.mle_search import MLESearchConfig
 from seqforge.methods.pg_bleu import PGBLEUConfig, bleu_scorer
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig
 from seqforge.methods.scratchgan import ScratchGANConfig
@@ -75,6 +76,7 @@ TINY = {
         MLETrainConfig(**SIZES),
         MLETrainConfig(**{**SIZES, "mle": MLEConfig(epochs=2, batch=16, label_smoothing=0.2, average=0.9)}),
     ],
+    "mle_search": [MLESearchConfig(monitor=SIZES["monitor"], budget=7, epochs=2, hidden=[6, 4], batch=[16])],
     "scheduled_sampling": [ScheduledSamplingConfig(**SIZES, slope=0.5)],
     "pg_bleu": [
         PGBLEUConfig(**ROUNDS, rollouts=2, baseline="leave-one-out"),

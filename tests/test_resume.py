@@ -27,6 +27,7 @@ SCENES = {
     "scratchgan": ["scratchgan", "--recipe", "scratchgan-tiny", "--accumulate", "3", "--generator.dropout", "0.2"],
     "cot": ["cot", "--recipe", "cot-tiny", "--mle.epochs", "2", "--average", "0.9", "--gradient", "whole"],
     "distillation": ["distillation", "--recipe", "distillation-tiny", "--average", "0.9", "--reads", "both"],
+    "mle_search": ["mle_search", "--recipe", "mle-search-tiny"],
     "leakgan": ["leakgan", "--recipe", "leakgan-tiny", "--generator.dropout", "0.3", "--mle.patience", "1"],
     "mle": [
         *["mle", "--checkpoint.seconds", "0", "--data.vocab_size", "20", "--data.max_length", "6"],
@@ -131,6 +132,8 @@ PLACES = [
     *[("leakgan", "checkpoint", k) for k in (2, 4, 6)],
     *[("distillation", "log", k) for k in (4, 8, 11)],
     *[("distillation", "checkpoint", k) for k in (2, 6)],
+    *[("mle_search", "log", k) for k in (3, 5, 7, 11, 14, 18)],
+    *[("mle_search", "checkpoint", k) for k in (2, 4, 5, 9)],
     *[("mle", "log", k) for k in (4, 8)],
     *[("mle", "checkpoint", k) for k in (2, 5)],
 ]
