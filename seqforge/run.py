@@ -169,16 +169,26 @@ class Run:
         self.step, self.done, self.marks = training["step"], training["done"], set(training["marks"])
 
     def keep(self, name: str, thing: T) -> T:
-        """Save `thing` with every checkpoint from now on; where the run goes on from one that has it, load it now."""
+        """Save `thing` with every checkpoint from now on; where the run goes on from one that has it, load it now.
+
+        A model kept under a name that is kept already takes its place as it is.
+        """
         if isinstance(thing, nn.Module):
+            again = name in self._models
             self._models[name] = thing
-            if self._from is not None and (self._from / name).is_dir():
+            if not again and self._from is not None and (self._from / name).is_dir():
                 checkpoint.load_model(self._from / name, thing)
         else:
             self._kept[name] = thing
             if name in self._restored.get("kept", {}):
                 _load(thing, self._restored["kept"][name], options_too="ambient" in self._restored)
         return thing
+
+    def drop(self, *names: str) -> None:
+        """Save these no more."""
+        for name in names:
+            self._models.pop(name, None)
+            self._kept.pop(name, None)
 
     def rng(self, name: str) -> torch.Generator:
         """The stream of that name, on the CPU, seeded from the run's seed; its state is saved with every checkpoint."""

@@ -23,7 +23,9 @@ from seqforge.models.generator import (
     head_divergence,
     head_log_probs,
     head_weighted_nll,
+    headed_log_probs,
     log_softmax_at,
+    mean_of,
 )
 
 
@@ -282,23 +284,45 @@ def log_probs(generator: Generator, ids: Tensor, lengths: Tensor, temperature: f
 
 
 def weighted_nll(
-    generator: Generator, ids: Tensor, lengths: Tensor, weight: Tensor, read: Tensor | None = None
+    generator: Generator,
+    ids: Tensor,
+    lengths: Tensor,
+    weight: Tensor,
+    read: Tensor | None = None,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Loss sum_{b,t} weight[b,t] * -log p(y_t | y_<t) over the tokens of each sequence, and those log-probabilities
     (B,T) without gradient. Every likelihood and policy-gradient loss is this with its own weights (objectives.py).
 
     read (B,T): tokens that the generator reads in place of `ids`, as in scheduled sampling: p(y_t | read_<t).
+    smoothing: share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     """
     read = ids if read is None else read
     if isinstance(generator, HeadedGenerator):
         hidden, real = _hidden_within(generator, read, lengths)
-        return _headed_nll(generator.head, hidden, real, ids, weight)
+        loss, logp = _headed_nll(generator.head, hidden, real, ids, weight)
+        if smoothing:
+            loss = loss + smoothing * _above_mean(generator.head, hidden, ids[real], weight[real])
+        return loss, logp
     mask = mask_of(lengths, ids.shape[1])
     weight = weight * mask
     first, state = generator.start(ids.shape[0])
     later, _ = generator.extend(read[:, :-1], state)
-    logp = log_softmax_at(torch.cat([first[:, None], later], dim=1), ids) * mask
-    return -(weight * logp).sum(), logp.detach()
+    logits = torch.cat([first[:, None], later], dim=1)
+    logp = log_softmax_at(logits, ids) * mask
+    even = smoothing * (weight * (logits.gather(2, ids[..., None])[..., 0] - logits.mean(-1))).sum() if smoothing else 0
+    return even - (weight * logp).sum(), logp.detach()
+
+
+def _above_mean(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """sum_n weight_n (logit of target n - mean logit): what -log p of an even draw is above -log p of the target.
+
+    No logits are needed for it but those of the targets: the mean logit is that of the mean row of the head.
+    """
+    above = (hidden * (head.weight[targets] - head.weight.mean(0))).sum(-1)
+    if head.bias is not None:
+        above = above + head.bias[targets] - head.bias.mean()
+    return (weight * above).sum()
 
 
 def weighted_nll_of(
@@ -320,16 +344,34 @@ def weighted_divergence(
     """Loss sum_{b,t} weight[b,t] * KL(p(. | y_<t) || q(. | y_<t)) over the tokens of each sequence, the whole
     distribution of `generator` against that of `other`, which gets no gradient; and those KL (B,T) in nats.
     """
+    return _divergence(generator, [other], ids, lengths, weight, covering=False)
+
+
+def weighted_distillation(
+    student: Generator, teachers: Sequence[Generator], ids: Tensor, lengths: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`weighted_divergence` the other way round: KL(q(. | y_<t) || p(. | y_<t)), where p is the student's and q the
+    mean of the teachers' probabilities.
+    """
+    return _divergence(student, teachers, ids, lengths, weight, covering=True)
+
+
+def _divergence(
+    generator: Generator, others: Sequence[Generator], ids: Tensor, lengths: Tensor, weight: Tensor, covering: bool
+) -> tuple[Tensor, Tensor]:
     mask = mask_of(lengths, ids.shape[1])
-    if isinstance(generator, HeadedGenerator) and isinstance(other, HeadedGenerator):
+    headed = [g for g in others if isinstance(g, HeadedGenerator)]
+    if isinstance(generator, HeadedGenerator) and len(headed) == len(others):
         hidden, _ = _hidden_within(generator, ids, lengths)
         with torch.no_grad():
-            other_hidden, _ = _hidden_within(other, ids, lengths)
-        loss, kl = head_divergence(generator.head, hidden, other.head, other_hidden, weight[mask])
+            log_q = headed_log_probs([(g.head, _hidden_within(g, ids, lengths)[0]) for g in headed])
+        loss, kl = head_divergence(generator.head, hidden, log_q, weight[mask], covering)
         return loss, kl.new_zeros(ids.shape).masked_scatter(mask, kl)
     with torch.no_grad():
-        logq = _all_log_probs(other, ids)
-    kl = F.kl_div(logq, _all_log_probs(generator, ids), reduction="none", log_target=True).sum(-1) * mask
+        log_q = mean_of([_all_log_probs(g, ids) for g in others])
+    log_p = _all_log_probs(generator, ids)
+    near, far = (log_p, log_q) if covering else (log_q, log_p)
+    kl = F.kl_div(near, far, reduction="none", log_target=True).sum(-1) * mask
     return (weight * kl).sum(), kl.detach()
 
 

@@ -26,12 +26,27 @@ except ImportError:  # Windows has none
 
 from seqforge import __version__, checkpoint, corpora, evaluate, watch
 from seqforge.data.corpus import Corpus
-from seqforge.methods import cot, leakgan, mle, pg_bleu, scheduled_sampling, scratchgan, seqgan
+from seqforge.methods import (
+    cot,
+    distillation,
+    leakgan,
+    mle,
+    mle_search,
+    pg_bleu,
+    scheduled_sampling,
+    scratchgan,
+    seqgan,
+)
 from seqforge.run import Run, pre_trained
 from seqforge.settings import RunConfig, build, check_words, settle
 
 METHODS: dict[str, tuple[type, Callable, str]] = {
     "mle": (mle.MLETrainConfig, mle.train, "maximum likelihood by teacher forcing"),
+    "mle_search": (
+        mle_search.MLESearchConfig,
+        mle_search.train,
+        "the best of many likelihood trainings within a budget, by validation NLL",
+    ),
     "scheduled_sampling": (
         scheduled_sampling.ScheduledSamplingConfig,
         scheduled_sampling.train,
@@ -53,6 +68,11 @@ METHODS: dict[str, tuple[type, Callable, str]] = {
         cot.CoTConfig,
         cot.train,
         "exact divergence to a mediator language model of real and generated text (Lu et al. 2018)",
+    ),
+    "distillation": (
+        distillation.DistillationConfig,
+        distillation.train,
+        "a student of likelihood-trained teachers' whole next-token distributions (Hinton et al. 2015)",
     ),
 }
 

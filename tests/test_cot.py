@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from worlds import Headless, every_sequence, far, garbled, gradients, plain_log_probs, rng, tiny
+from worlds import Headless, every_sequence, far, garbled, gradients, plain_log_probs, rng, runs_of_one_token, tiny
 
 from seqforge import objectives
 from seqforge.cli import main
-from seqforge.data.corpus import Corpus, Split, ids_tokenizer
+from seqforge.data.corpus import Split
 from seqforge.methods import cot, mle
 from seqforge.methods.cot import CoTConfig, generator_loss, mediator_loss
 from seqforge.methods.mle import MLEConfig, MonitorConfig
@@ -159,24 +159,6 @@ def test_one_weight_of_float32_is_within_its_rounding():
 
 # --- runs ---------------------------------------------------------------------------------------------------------
 
-VOCAB, EOS = 6, 3
-
-
-def corpus(n: int = 240) -> Corpus:
-    """Runs of one token, 2 to 4 long, and the end: what is to be learnt is to go on with the token one began with."""
-
-    def split(count: int, seed: int) -> Split:
-        token = torch.tensor([0, 1, 2, 4, 5])[torch.randint(5, (count,), generator=rng(seed))]
-        lengths = torch.randint(3, 6, (count,), generator=rng(seed + 1))
-        ids = token[:, None] * mask_of(lengths, 5)
-        ids[torch.arange(count), lengths - 1] = EOS
-        return Split(ids, lengths)
-
-    splits = [split(n, 1), split(60, 3), split(60, 5)]
-    sizes = {"vocab_size": VOCAB, "max_length": 5, "start_id": EOS, "eos_id": EOS}
-    return Corpus(*splits, **sizes, tokenizer=ids_tokenizer(VOCAB), source="toy", digest=splits[0].digest())
-
-
 SIZES = {
     "generator": LSTMConfig(embedding=8, hidden=16),
     "mediator": LSTMConfig(embedding=8, hidden=16),
@@ -186,7 +168,9 @@ SIZES = {
 
 def run_of(folder, seed: int = 3, **options):
     run = Run.create(folder, {"method": "cot"}, seed=seed, saving=CheckpointConfig(seconds=1e9))
-    generator = cot.train(CoTConfig(**{**SIZES, "batch": 32, "lr": 0.01, "m_lr": 0.01, **options}), corpus(), run)
+    generator = cot.train(
+        CoTConfig(**{**SIZES, "batch": 32, "lr": 0.01, "m_lr": 0.01, **options}), runs_of_one_token(), run
+    )
     return generator, run
 
 
@@ -200,7 +184,7 @@ def test_it_learns_the_data_from_scratch(gradient, rounds, tmp_path):
     """Entropy of the data: ln 5 + ln 3 nats a sequence of 4 tokens on average, .677 a token; a uniform draw is 1.79."""
     generator, run = run_of(tmp_path / "run", rounds=rounds, steps=50, gradient=gradient)
     assert log(run)[0]["nll_valid"] > 1
-    assert mle.validation_nll(generator, corpus().test) < 0.8
+    assert mle.validation_nll(generator, runs_of_one_token().test) < 0.8
     drawn = sample(generator, uniform((500, 5), rng(9)))
     words = drawn.lengths - 1
     same = [len(set(row[:n].tolist())) == 1 for row, n in zip(drawn.ids, words, strict=True) if n > 0]
@@ -213,23 +197,22 @@ def test_patience_takes_the_round_of_the_lowest_validation_nll(tmp_path):
     found = [r["nll_valid"] for r in log(run)]
     assert len(found) < 40
     assert len(found) - 1 - int(np.argmin(found)) == 2
-    assert mle.validation_nll(generator, corpus().valid) == pytest.approx(min(found), abs=1e-9)
+    assert mle.validation_nll(generator, runs_of_one_token().valid) == pytest.approx(min(found), abs=1e-9)
 
 
 def test_without_patience_the_last_weights_stay_and_the_average_is_what_is_kept(tmp_path):
     last, run = run_of(tmp_path / "last", rounds=2, steps=5)
-    assert mle.validation_nll(last, corpus().valid) == log(run)[-1]["nll_valid"]
+    assert mle.validation_nll(last, runs_of_one_token().valid) == log(run)[-1]["nll_valid"]
     mean, run = run_of(tmp_path / "mean", rounds=2, steps=5, average=0.9)
-    assert mle.validation_nll(mean, corpus().valid) == log(run)[-1]["nll_valid"]
+    assert mle.validation_nll(mean, runs_of_one_token().valid) == log(run)[-1]["nll_valid"]
     assert not torch.equal(last.head.weight, mean.head.weight)
 
 
-def test_average_is_the_written_out_one():
-    average, model = tiny(1), tiny(2)
-    before = [p.detach().clone() for p in average.parameters()]
-    cot.follow(average, model, 0.9)
-    for a, old, p in zip(average.parameters(), before, model.parameters(), strict=True):
-        assert torch.allclose(a, 0.9 * old + 0.1 * p)
+def test_the_average_counts_the_steps_of_the_generator(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(mle, "follow", lambda average, model, decay, step: seen.append((decay, step)))
+    run_of(tmp_path / "run", rounds=2, steps=3, g_steps=2, average=0.9)
+    assert seen == [(0.9, n) for n in range(12)]
 
 
 def test_a_mediator_that_stands_still_is_trained_before_and_never_again(tmp_path, monkeypatch):
@@ -262,7 +245,7 @@ def test_likelihood_first_is_that_of_mle_bit_for_bit(tmp_path):
     start = MLEConfig(epochs=2, batch=32, patience=0)
     generator, _ = run_of(tmp_path / "cot", rounds=0, mle=start)
     run = Run.create(tmp_path / "mle", {"method": "mle"}, seed=3, saving=CheckpointConfig(seconds=1e9))
-    plain = mle.train(mle.MLETrainConfig(SIZES["generator"], start, SIZES["monitor"]), corpus(), run)
+    plain = mle.train(mle.MLETrainConfig(SIZES["generator"], start, SIZES["monitor"]), runs_of_one_token(), run)
     assert all(torch.equal(v, plain.state_dict()[k]) for k, v in generator.state_dict().items())
 
 
@@ -272,7 +255,9 @@ def test_the_step_sizes_fall_together(tmp_path):
     worse = sum(n >= min(found[:i]) for i, n in enumerate(found) if i)
     assert worse
     for name, lr in (("generator.optimizer", 1.0), ("mediator.optimizer", 0.5)):
-        assert run._kept[name].param_groups[0]["lr"] == lr * 0.5**worse
+        optimizer = run._kept[name]
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert optimizer.param_groups[0]["lr"] == lr * 0.5**worse
 
 
 @pytest.mark.parametrize(

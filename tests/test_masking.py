@@ -29,8 +29,10 @@ from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import mle
 from seqforge.methods.cot import CoTConfig
+from seqforge.methods.distillation import DistillationConfig
 from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
+from seqforge.methods.mle_search import MLESearchConfig
 from seqforge.methods.pg_bleu import PGBLEUConfig, bleu_scorer
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig
 from seqforge.methods.scratchgan import ScratchGANConfig
@@ -60,6 +62,7 @@ ROUNDS = {**SIZES, "rounds": 2, "batch": 12}
 PLAYERS = {**ROUNDS, "discriminator": CNN, "d_pretrain": 1, "d_batch": 16, "d_lr": 0.01}
 COOPERATIVE = {**SIZES, "mediator": LSTMConfig(embedding=6, hidden=6, dropout=0.2, init_std=0.3), "rounds": 2}
 COOPERATIVE |= {"steps": 2, "batch": 12, "patience": 1}
+TAUGHT = {**SIZES, "teacher": COOPERATIVE["mediator"], "rounds": 2, "steps": 2, "batch": 12}
 FROM_SCRATCH = {
     "generator": SkipLSTMConfig(trainable=5, hidden=6, dropout=0.2),
     "discriminator": TokenDiscriminatorConfig(hidden=6, dropout=0.2),
@@ -69,7 +72,11 @@ FROM_SCRATCH = {
 MANAGED = HierarchicalConfig(embedding=6, hidden=6, goal=3, step=2, dropout=0.2, init_std=0.3)
 HIERARCHY = {**{k: v for k, v in PLAYERS.items() if k != "generator"}, "d_every": 1}
 TINY = {
-    "mle": [MLETrainConfig(**SIZES)],
+    "mle": [
+        MLETrainConfig(**SIZES),
+        MLETrainConfig(**{**SIZES, "mle": MLEConfig(epochs=2, batch=16, label_smoothing=0.2, average=0.9)}),
+    ],
+    "mle_search": [MLESearchConfig(monitor=SIZES["monitor"], budget=7, epochs=2, hidden=[6, 4], batch=[16])],
     "scheduled_sampling": [ScheduledSamplingConfig(**SIZES, slope=0.5)],
     "pg_bleu": [
         PGBLEUConfig(**ROUNDS, rollouts=2, baseline="leave-one-out"),
@@ -98,6 +105,11 @@ TINY = {
         CoTConfig(**COOPERATIVE, m_pretrain=1, average=0.9),
         CoTConfig(**COOPERATIVE, gradient="whole", mediator_reads="real", g_steps=2),
         CoTConfig(**COOPERATIVE, gradient="whole", baseline="none", m_steps=2, lr_decay=0.5),
+    ],
+    "distillation": [
+        DistillationConfig(**TAUGHT, teachers=2, average=0.9),
+        DistillationConfig(**TAUGHT, reads="real", patience=1, lr_decay=0.5),
+        DistillationConfig(**TAUGHT, reads="both"),
     ],
 }
 
@@ -150,9 +162,9 @@ def watch_weights(patch: pytest.MonkeyPatch) -> list[float]:
     def note(lengths, weight):
         seen.append(float((weight * ~mask_of(lengths, weight.shape[1])).abs().max()))
 
-    def weighted_nll(generator, ids, lengths, weight, read=None):
+    def weighted_nll(generator, ids, lengths, weight, read=None, smoothing=0.0):
         note(lengths, weight)
-        return plain(generator, ids, lengths, weight, read)
+        return plain(generator, ids, lengths, weight, read, smoothing)
 
     def weighted_nll_of(head, hidden, ids, lengths, weight):
         note(lengths, weight)

@@ -26,12 +26,15 @@ SCENES = {
     "phases": ["seqgan", *TINY, "--checkpoint.seconds", "1e9", "--rollout_lag", "0.5"],  # saved at phase ends only
     "scratchgan": ["scratchgan", "--recipe", "scratchgan-tiny", "--accumulate", "3", "--generator.dropout", "0.2"],
     "cot": ["cot", "--recipe", "cot-tiny", "--mle.epochs", "2", "--average", "0.9", "--gradient", "whole"],
+    "distillation": ["distillation", "--recipe", "distillation-tiny", "--average", "0.9", "--reads", "both"],
+    "mle_search": ["mle_search", "--recipe", "mle-search-tiny"],
     "leakgan": ["leakgan", "--recipe", "leakgan-tiny", "--generator.dropout", "0.3", "--mle.patience", "1"],
     "mle": [
         *["mle", "--checkpoint.seconds", "0", "--data.vocab_size", "20", "--data.max_length", "6"],
         *["--data.train_size", "256", "--data.valid_size", "64", "--data.test_size", "64", "--generator.hidden", "8"],
         *["--generator.dropout", "0.3", "--mle.epochs", "6", "--mle.batch", "64", "--mle.lr_decay", "0.5"],
         *["--mle.lr", "0.2", "--monitor.samples", "32", "--evaluate.samples", "64"],
+        *["--mle.average", "0.9", "--mle.label_smoothing", "0.1"],
     ],
 }
 
@@ -127,6 +130,10 @@ PLACES = [
     *[("phases", "checkpoint", k) for k in (1, 2)],
     *[("leakgan", "log", k) for k in (3, 5, 9, 12, 15)],
     *[("leakgan", "checkpoint", k) for k in (2, 4, 6)],
+    *[("distillation", "log", k) for k in (4, 8, 11)],
+    *[("distillation", "checkpoint", k) for k in (2, 6)],
+    *[("mle_search", "log", k) for k in (3, 5, 7, 11, 14, 18)],
+    *[("mle_search", "checkpoint", k) for k in (2, 4, 5, 9)],
     *[("mle", "log", k) for k in (4, 8)],
     *[("mle", "checkpoint", k) for k in (2, 5)],
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.models.generator import HeadedGenerator
 from seqforge.models.lstm import LSTMGenerator
 
@@ -117,3 +118,18 @@ def far(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def runs_of_one_token(n: int = 240) -> Corpus:
+    """Runs of one token of six, 2 to 4 long, and the end, 3: to be learnt is to go on with the token one began with."""
+
+    def split(count: int, seed: int) -> Split:
+        token = torch.tensor([0, 1, 2, 4, 5])[torch.randint(5, (count,), generator=rng(seed))]
+        lengths = torch.randint(3, 6, (count,), generator=rng(seed + 1))
+        ids = token[:, None] * alive(lengths, 5)
+        ids[torch.arange(count), lengths - 1] = 3
+        return Split(ids, lengths)
+
+    splits = [split(n, 1), split(60, 3), split(60, 5)]
+    sizes = {"vocab_size": 6, "max_length": 5, "start_id": 3, "eos_id": 3}
+    return Corpus(*splits, **sizes, tokenizer=ids_tokenizer(6), source="toy", digest=splits[0].digest())

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqforge import objectives
 from seqforge.data.corpus import Corpus, Split
@@ -56,7 +56,7 @@ class CoTConfig:
         m_weight_decay: of the mediator, decoupled, per step, times m_lr
         lr_decay: factor on both step sizes after a round without a lower validation NLL; 1 keeps them
         clip: largest global gradient norm of either
-        average: decay of a moving average of the generator's weights, which is then what is validated and kept; 0: none
+        average: decay a step of a moving average of the generator's weights, which is then validated and kept; 0: none
         patience: rounds without a lower validation NLL before it stops and takes the best round's weights; 0: none
     """
 
@@ -133,10 +133,10 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
         teach_mediator()
     for round_ in run.loop("cooperative", config.rounds):
         sums = torch.zeros(3, device=run.device)
-        for _ in range(config.steps):
+        for turn in range(round_ * config.steps, (round_ + 1) * config.steps):
             for _ in range(config.m_steps):
                 sums[0] += teach_mediator() / config.m_steps
-            for _ in range(config.g_steps):
+            for k in range(config.g_steps):
                 fake = drawn()
                 loss, kl = generator_loss(generator.train(), mediator, fake, config)
                 mle.update(generator, optimizer, loss, config.clip)
@@ -144,7 +144,7 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
                 run.tokens += int(tokens)
                 sums[1:] += torch.stack([kl.sum(), -fake.logp.sum()]) / tokens / config.g_steps
                 if config.average:
-                    follow(shown, generator, config.average)
+                    mle.follow(shown, generator, config.average, turn * config.g_steps + k)
         generator.eval()
         run.check("cooperative", "generator", generator)
         nll_valid = mle.validation_nll(shown.eval(), corpus.valid)
@@ -190,10 +190,3 @@ def generator_loss(
         later = objectives.advantage(objectives.still_to_come(kl, mask), mask, config.baseline)
         loss = loss + weighted_nll(generator, fake.ids, fake.lengths, -weight * later)[0]
     return loss, kl
-
-
-@torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * model."""
-    for a, p in zip(average.parameters(), model.parameters(), strict=True):
-        a.lerp_(p, 1 - decay)

@@ -116,6 +116,7 @@ class LeakGANConfig:
         for name in ("extrinsic", "d_l2"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        mle.without(self.mle, "leakgan", "label_smoothing", "average")
 
 
 class Modules:

@@ -8,6 +8,7 @@ Source: Yu et al. 2017, Algorithm 1, line 2; authors' generator.py and sequence_
     trains 120 epochs, which over-fits: --mle.patience 0)
 """
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +33,8 @@ class MLEConfig:
         lr: Adam's step size (SeqGAN: 0.01)
         lr_decay: factor on lr after an epoch whose validation NLL did not fall; 1 keeps it
         weight_decay: decoupled, per step, times lr
+        label_smoothing: share of each target spread evenly over the vocabulary (SeqGAN: 0)
+        average: decay a step of a moving average of the weights, which is then what is validated and kept; 0: none
         clip: largest global gradient norm (SeqGAN: 5)
         patience: epochs without a lower validation NLL before it stops; 0 trains all epochs and keeps the last
         shuffle: draw the order of the sequences anew every epoch (SeqGAN: the file's order)
@@ -42,6 +45,8 @@ class MLEConfig:
     lr: float = 0.01
     lr_decay: float = 1.0
     weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    average: float = 0.0
     clip: float = 5.0
     patience: int = 5
     shuffle: bool = True
@@ -57,6 +62,9 @@ class MLEConfig:
             raise ValueError(f"mle.weight_decay is {self.weight_decay}, but must be 0 or more")
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"mle.lr_decay is {self.lr_decay}, but must lie in (0, 1]")
+        for name in ("label_smoothing", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"mle.{name} is {getattr(self, name)}, but must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -117,44 +125,73 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def pretrain(generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, corpus: Corpus, run: Run) -> None:
-    """Train `generator` in place by likelihood on the training set; the best epoch's weights where it stops early."""
+def pretrain(
+    generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, corpus: Corpus, run: Run, phase: str = "mle"
+) -> None:
+    """Train `generator` in place by likelihood on the training set; the best epoch's weights where it stops early, of
+    the average where there is one. phase: what the log calls it; each generator of a run needs its own.
+    """
     assert isinstance(generator, Generator)
     optimizer = run.keep(
-        "mle.optimizer",
+        f"{phase}.optimizer",
         torch.optim.AdamW(trainable(generator), lr=config.lr, weight_decay=config.weight_decay, fused=True),
     )
-    best, rng = run.keep("mle.best", Best()), run.rng("mle.order")
-    train = corpus.train
+    best, rng = run.keep(f"{phase}.best", Best()), run.rng(f"{phase}.order")
+    shown = run.keep(f"{phase}.average", copy.deepcopy(generator)) if config.average else generator
+    assert isinstance(shown, Generator)
+    train, step = corpus.train, run.done.get(phase, 0) * -(-len(corpus.train) // config.batch)
 
-    for epoch in run.loop("mle", config.epochs):
+    for epoch in run.loop(phase, config.epochs):
         generator.train()
         order = torch.randperm(len(train), generator=rng) if config.shuffle else torch.arange(len(train))
         total = torch.zeros((), device=run.device)
         for rows in order.to(run.device).split(config.batch):
-            loss, logp = likelihood_loss(generator, train[rows])
+            loss, logp = likelihood_loss(generator, train[rows], config.label_smoothing)
             update(generator, optimizer, loss, config.clip)
             total -= logp.sum()
+            if config.average:
+                follow(shown, generator, config.average, step)
+                step += 1
         run.tokens += int(train.lengths.sum())
         generator.eval()
-        nll_valid = validation_nll(generator, corpus.valid)
-        best.update(nll_valid, generator)
+        nll_valid = validation_nll(shown.eval(), corpus.valid)
+        best.update(nll_valid, shown)
         if config.lr_decay < 1 and best.age:
             optimizer.param_groups[0]["lr"] *= config.lr_decay
-        run.log("mle", "train", epoch=epoch, nll_train=float(total / train.lengths.sum()), nll_valid=nll_valid)
+        run.log(phase, "train", epoch=epoch, nll_train=float(total / train.lengths.sum()), nll_valid=nll_valid)
         if monitor.every and epoch % monitor.every == 0:
-            measure(generator, corpus, monitor, run, "mle")
+            measure(shown, corpus, monitor, run, phase)
         if config.patience and best.age >= config.patience:
-            run.finish("mle")
-    if run.once("mle.chosen") and config.patience and best.weights:
-        generator.load_state_dict(best.weights)
+            run.finish(phase)
+    if run.once(f"{phase}.chosen"):
+        generator.load_state_dict(best.weights if config.patience and best.weights else shown.state_dict())
+    run.drop(f"{phase}.average")
     generator.eval()
 
 
-def likelihood_loss(generator: Generator, real: Split) -> tuple[Tensor, Tensor]:
-    """Mean -log p over the tokens of a batch (nats per token), and log p of each (B,T) without gradient."""
+def likelihood_loss(generator: Generator, real: Split, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Mean -log p over the tokens of a batch (nats per token), and log p of each (B,T) without gradient. smoothing:
+    share of each target spread evenly over the vocabulary; the log p are those of the tokens all the same.
+    """
     mask = mask_of(real.lengths, real.ids.shape[1])
-    return weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(mask))
+    return weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(mask), smoothing=smoothing)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """average <- d average + (1 - d) model with d = min(decay, (1 + step) / (10 + step)), step = 0, 1, ...: while the
+    average is young it forgets faster, so that it is not held back by the weights that training began with.
+    """
+    d = min(decay, (1 + step) / (10 + step))
+    for a, p in zip(average.parameters(), model.parameters(), strict=True):
+        a.lerp_(p, 1 - d)
+
+
+def without(config: MLEConfig, method: str, *names: str) -> None:
+    """Raises ValueError where an option is set that the method's own likelihood training does not have."""
+    for name in names:
+        if getattr(config, name):
+            raise ValueError(f"mle.{name} is {getattr(config, name)}, which {method} does not have; leave it 0")
 
 
 def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:

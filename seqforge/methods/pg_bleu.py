@@ -121,7 +121,8 @@ def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
         norm = float(mle.update(generator, optimizer, loss, config.clip))
         for _ in range(config.teacher_forcing):
             rows = torch.randint(len(corpus.train), (config.batch,), generator=order).to(run.device)
-            mle.update(generator, optimizer, mle.likelihood_loss(generator, corpus.train[rows])[0], config.clip)
+            loss, _ = mle.likelihood_loss(generator, corpus.train[rows], config.mle.label_smoothing)
+            mle.update(generator, optimizer, loss, config.clip)
         run.tokens += int(mask.sum())
         bleu = float(score(samples.ids, samples.lengths).mean())
         entropy = float(-samples.logp.sum() / mask.sum())

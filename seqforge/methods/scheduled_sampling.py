@@ -58,6 +58,7 @@ class ScheduledSamplingConfig:
             raise ValueError(f"k is {self.k}, but must lie in (0, 1] for the exponential decay")
         if self.decay == "inverse-sigmoid" and self.k < 1:
             raise ValueError(f"k is {self.k}, but must be at least 1 for the inverse-sigmoid decay (such as --k 20)")
+        mle.without(self.mle, "scheduled sampling", "average")
 
 
 def true_share(config: ScheduledSamplingConfig, epoch: int) -> float:
@@ -92,7 +93,9 @@ def train(config: ScheduledSamplingConfig, corpus: Corpus, run: Run) -> LSTMGene
             read = read_own(generator.eval(), batch.ids, own, uniform(tuple(own.shape), run.rng("own"), run.device))
             mask = mask_of(batch.lengths, corpus.max_length)
             weight = objectives.mle_weight(mask)
-            loss, logp = weighted_nll(generator.train(), batch.ids, batch.lengths, weight, read)
+            loss, logp = weighted_nll(
+                generator.train(), batch.ids, batch.lengths, weight, read, options.label_smoothing
+            )
             mle.update(generator, optimizer, loss, options.clip)
             total -= float(logp.sum())
         run.tokens += int(train.lengths.sum())

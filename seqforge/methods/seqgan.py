@@ -150,7 +150,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
             norm = mle.update(generator, optimizer, pg_loss, config.clip)
             for _ in range(config.teacher_forcing):
                 rows = torch.randint(len(corpus.train), (config.batch,), generator=order).to(run.device)
-                loss, _ = mle.likelihood_loss(generator, corpus.train[rows])
+                loss, _ = mle.likelihood_loss(generator, corpus.train[rows], config.mle.label_smoothing)
                 mle.update(generator, optimizer, loss, config.clip)
             run.tokens += int(mask.sum())
             reward = float(q.sum() / mask.sum())

@@ -3,12 +3,16 @@
 Shapes: B batch (rows), T time, V vocabulary, H hidden width.
 """
 
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Callable, Sequence
 from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+LogProbs = Callable[[slice], Tensor]
 
 
 class State(Protocol):
@@ -142,21 +146,13 @@ def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature
 
 
 class _WeightedDivergence(torch.autograd.Function):
-    """sum_n weight_n * KL(p_n || q_n) of two heads' distributions, with the gradients of p's taken on the way forward,
-    chunk by chunk as in `_WeightedNLL`: d KL / d logits = p (log p - log q - KL).
+    """sum_n weight_n * KL(p_n || q_n) of a head's distributions p and given ones, or KL(q_n || p_n), with the gradients
+    of p's taken on the way forward, chunk by chunk as in `_WeightedNLL`: d KL(p || q) / d logits = p (log p - log q -
+    KL), d KL(q || p) / d logits = p - q.
     """
 
     @staticmethod
-    def forward(
-        ctx,
-        hidden: Tensor,
-        kernel: Tensor,
-        bias: Tensor,
-        other_hidden: Tensor,
-        other_kernel: Tensor,
-        other_bias: Tensor,
-        weight: Tensor,
-    ):
+    def forward(ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, weight: Tensor, other: LogProbs, covering: bool):
         rows = max(16, CACHE_FLOATS // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
         weight = weight.to(kernel.dtype)
         weighted = torch.cat([hidden * weight[:, None], weight[:, None]], dim=1)  # the last column is the bias's
@@ -165,10 +161,16 @@ class _WeightedDivergence(torch.autograd.Function):
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
             logp = torch.log_softmax(_full(torch.addmm(bias, hidden[part], kernel.t())), dim=-1)
-            other = torch.addmm(other_bias, other_hidden[part], other_kernel.t())
-            p, gap = logp.exp(), logp.sub_(torch.log_softmax(_full(other), dim=-1))
-            kl[part] = torch.linalg.vecdot(p, gap)
-            delta = gap.sub_(kl[part, None]).mul_(p).to(kernel.dtype)
+            logq, p = other(part), logp.exp()
+            if covering:
+                q = logq.exp()
+                kl[part] = torch.linalg.vecdot(q, logq - logp)
+                delta = p.sub_(q)
+            else:
+                gap = logp.sub_(logq)
+                kl[part] = torch.linalg.vecdot(p, gap)
+                delta = gap.sub_(kl[part, None]).mul_(p)
+            delta = delta.to(kernel.dtype)
             torch.mm(delta, kernel, out=d_hidden[part])
             d_head.addmm_(delta.t(), weighted[part])
         ctx.save_for_backward(d_hidden.mul_(weight[:, None]), d_head[:, :-1], d_head[:, -1])
@@ -177,20 +179,35 @@ class _WeightedDivergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
-        return *(g * grad_outputs[0] for g in ctx.saved_tensors), None, None, None, None
+        return *(g * grad_outputs[0] for g in ctx.saved_tensors), None, None, None
 
 
 def head_divergence(
-    head: nn.Linear, hidden: Tensor, other: nn.Linear, other_hidden: Tensor, weight: Tensor
+    head: nn.Linear, hidden: Tensor, other: LogProbs, weight: Tensor, covering: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Loss sum_n weight_n * KL(p_n || q_n) in nats, and KL (N,) without gradient; `other` makes q and gets none.
+    """Loss sum_n weight_n * KL(p_n || q_n) in nats, and KL (N,) without gradient; covering: KL(q_n || p_n).
 
-    hidden (N,H), other_hidden (N,H'), weight (N,).
+    hidden (N,H), weight (N,); other: a slice of rows -> log q of them (.,V).
     """
-    assert hidden.shape[:1] == other_hidden.shape[:1] == weight.shape
-    biases = [h.bias if h.bias is not None else h.weight.new_zeros(h.weight.shape[0]) for h in (head, other)]
-    args = (hidden, head.weight, biases[0], other_hidden.detach(), other.weight.detach(), biases[1].detach(), weight)
-    return _WeightedDivergence.apply(*args)
+    assert hidden.shape[:1] == weight.shape
+    bias = head.bias if head.bias is not None else head.weight.new_zeros(head.weight.shape[0])
+    return _WeightedDivergence.apply(hidden, head.weight, bias, weight, other, covering)
+
+
+def mean_of(log_probs: Sequence[Tensor]) -> Tensor:
+    """log of the mean of probabilities (...,V), from their logarithms."""
+    total = functools.reduce(torch.logaddexp, log_probs)
+    return total - math.log(len(log_probs)) if len(log_probs) > 1 else total
+
+
+def headed_log_probs(heads: Sequence[tuple[nn.Linear, Tensor]]) -> LogProbs:
+    """Of heads and their hidden vectors (N,H), the log of their mean probability, row by row when asked for."""
+
+    @torch.no_grad()
+    def log_probs(part: slice) -> Tensor:
+        return mean_of([torch.log_softmax(_full(head(hidden[part])), dim=-1) for head, hidden in heads])
+
+    return log_probs
 
 
 def log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:

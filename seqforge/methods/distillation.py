@@ -1,0 +1,163 @@
+"""Distillation: a student learns the whole next-token distribution of one teacher, or of several averaged.
+
+    seqforge train distillation --recipe distillation-oracle
+    seqforge train distillation --recipe ensemble-distillation-oracle
+
+Source: Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), here token by token and at temperature 1; with teachers of the
+student's own size Furlanello et al. 2018 (arXiv 1805.04770), "born again". Teachers are trained by likelihood on the
+real data and then stand still; the student descends KL(teacher || student) at every prefix of what it reads. It is what
+cooperative training has to be told apart from: a generator that learns whole distributions, not single tokens. Details:
+ 1) prefixes are the teacher's own samples, drawn anew at every step: without end, and then the expected loss is the
+    divergence KL(teacher || student) of whole sequences. `reads real`: the training set's; `both`: as many of either
+ 2) several teachers differ by seed alone and are averaged in probability, token by token
+ 3) the teachers' dropout is off while they are read
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from seqforge import objectives
+from seqforge.data.corpus import Corpus, Split
+from seqforge.methods import mle
+from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.models.ensemble import Ensemble
+from seqforge.models.generator import Generator
+from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.run import Run, derive_seed
+from seqforge.sampling import mask_of, sample, uniform, weighted_distillation
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """`seqforge train distillation`.
+
+    Args:
+        generator: sizes of the student's LSTM
+        teacher: sizes of each teacher's LSTM
+        mle: how each teacher is trained
+        monitor: what is measured meanwhile, every so many epochs of a teacher or rounds of the student
+        teachers: how many; more than one are averaged in probability
+        reads: whose prefixes the student learns at: the teachers' samples, the training set's, or as many of either
+        rounds: times that the steps below are followed by a look at the validation set
+        steps: steps of the student a round
+        batch: sequences a step, of each kind that is read
+        lr: Adam's step size of the student
+        weight_decay: of the student, decoupled, per step, times lr
+        lr_decay: factor on lr after a round without a lower validation NLL; 1 keeps it
+        clip: largest global gradient norm of the student
+        average: decay a step of a moving average of the student's weights, which is then validated and kept; 0: none
+        patience: rounds without a lower validation NLL before it stops and takes the best round's weights; 0: none
+    """
+
+    generator: LSTMConfig = field(default_factory=LSTMConfig)
+    teacher: LSTMConfig = field(default_factory=lambda: LSTMConfig(embedding=64, hidden=64, dropout=0.2))
+    mle: MLEConfig = field(default_factory=lambda: MLEConfig(epochs=60, lr=0.005, lr_decay=0.5, patience=4))
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    teachers: int = 1
+    reads: Literal["samples", "real", "both"] = "samples"
+    rounds: int = 50
+    steps: int = 100
+    batch: int = 64
+    lr: float = 0.005
+    weight_decay: float = 0.0
+    lr_decay: float = 1.0
+    clip: float = 5.0
+    average: float = 0.0
+    patience: int = 0
+
+    def __post_init__(self):
+        for name, least in {"teachers": 1, "rounds": 0, "steps": 1, "batch": 1, "patience": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay is {self.weight_decay}, but must be 0 or more")
+        if not 0 < self.lr_decay <= 1:
+            raise ValueError(f"lr_decay is {self.lr_decay}, but must lie in (0, 1]")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}, but must lie in [0, 1)")
+        if not self.mle.epochs:
+            raise ValueError("mle.epochs is 0, but a teacher must have learned something; give it at least 1")
+
+
+def train(config: DistillationConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+    """Teachers by likelihood, then the student; the run keeps them as "generator" and "teacher-1", "teacher-2", ..."""
+    sizes = (corpus.vocab_size, corpus.eos_id, corpus.start_id)
+    seed = derive_seed(run.seed, "generator")
+    student = run.keep("generator", LSTMGenerator.of(config.generator, *sizes, seed).to(run.device))
+    teachers = [taught(k, config, corpus, run) for k in range(1, config.teachers + 1)]
+    teacher = Ensemble(teachers) if len(teachers) > 1 else teachers[0]
+    if run.once("taught"):
+        mle.measure(teacher, corpus, config.monitor, run, "teachers")
+    shown = run.keep("average", copy.deepcopy(student)) if config.average else student
+    optimizer = run.keep(
+        "generator.optimizer",
+        torch.optim.AdamW(mle.trainable(student), lr=config.lr, weight_decay=config.weight_decay, fused=True),
+    )
+    best = run.keep("best", mle.Best())
+
+    for round_ in run.loop("distillation", config.rounds):
+        total, tokens = torch.zeros((), device=run.device), 0
+        for step in range(round_ * config.steps, (round_ + 1) * config.steps):
+            read = lesson(teacher, config, corpus, run)
+            loss, kl = distillation_loss(student.train(), teachers, read)
+            mle.update(student, optimizer, loss, config.clip)
+            total += kl.sum()
+            tokens += int(read.lengths.sum())
+            if config.average:
+                mle.follow(shown, student, config.average, step)
+        run.tokens += tokens
+        student.eval()
+        run.check("distillation", "generator", student)
+        nll_valid = mle.validation_nll(shown.eval(), corpus.valid)
+        best.update(nll_valid, shown)
+        if config.lr_decay < 1 and best.age:
+            optimizer.param_groups[0]["lr"] *= config.lr_decay
+        run.log("distillation", "train", round=round_, nll_valid=nll_valid, divergence=float(total / tokens))
+        if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
+            mle.measure(shown, corpus, config.monitor, run, "distillation")
+        if config.patience and best.age >= config.patience:
+            run.finish("distillation")
+    if run.once("chosen"):
+        student.load_state_dict(best.weights if config.patience and best.weights else shown.state_dict())
+    if run.once("measured"):
+        mle.measure(student.eval(), corpus, config.monitor, run, "distillation")
+    run.checkpoint(tag="final")
+    return student
+
+
+def taught(k: int, config: DistillationConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+    """The teacher of that number, trained by likelihood from a seed of its own."""
+    seed, phase = derive_seed(run.seed, f"teacher {k}"), f"teacher {k}"
+    teacher = LSTMGenerator.of(config.teacher, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
+    run.keep(f"teacher-{k}", teacher.to(run.device))
+    mle.pretrain(teacher, config.mle, config.monitor, corpus, run, phase)
+    run.drop(f"{phase}.optimizer", f"{phase}.best")
+    return teacher.requires_grad_(False)
+
+
+def lesson(teacher: Generator, config: DistillationConfig, corpus: Corpus, run: Run) -> Split:
+    """The sequences at whose prefixes the student learns in this step."""
+    parts: list[Split] = []
+    if config.reads != "real":
+        noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
+        drawn = sample(teacher, noise)
+        parts.append(Split(drawn.ids, drawn.lengths))
+    if config.reads != "samples":
+        rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real"))
+        parts.append(corpus.train[rows.to(run.device)])
+    return Split(torch.cat([p.ids for p in parts]), torch.cat([p.lengths for p in parts]))
+
+
+def distillation_loss(
+    student: Generator, teachers: list[LSTMGenerator] | list[Generator], read: Split
+) -> tuple[Tensor, Tensor]:
+    """Mean over tokens of KL(teacher || student) in nats, and those KL (B,T) without gradient."""
+    weight = objectives.mle_weight(mask_of(read.lengths, read.ids.shape[1]))
+    return weighted_distillation(student, teachers, read.ids, read.lengths, weight)
