@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from music_files import by_mido, folder, melody, save
 
 from seqforge import corpora
 from seqforge.cli import main
@@ -13,7 +14,6 @@ from seqforge.corpora import DataConfig, load
 from seqforge.data import midi, music
 from seqforge.data.music import MusicConfig, encoding_of, phrases, valid
 from seqforge.data.readers.document import Flaw
-from tests.music_files import by_mido, folder, melody, save
 
 ENCODINGS = ("melody", "remi", "tsd", "midilike", "structured")
 TUNE = [(0.0, 0.5, 60), (0.5, 0.5, 60), (1.5, 1.0, 64), (2.5, 0.25, 67), (3.0, 2.0, 72)]
