@@ -14,7 +14,9 @@ from jsonargparse import Namespace
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from seqforge import compare, corpora, evaluate, generate, recipes, watch
+from seqforge import compare, corpora, evaluate, generate, recipes, tunes, watch
+from seqforge.data.midi import SUFFIXES
+from seqforge.data.music import MusicConfig
 from seqforge.data.tokens import unknown_id
 from seqforge.evaluate import EvaluateConfig
 from seqforge.options import Parser
@@ -32,7 +34,8 @@ def generate_(argv: list[str]) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="divisor of the logits; below 1 is sharper")
     parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
     parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that hold this share only")
-    parser.add_argument("--prompt", default="", help="a beginning to complete")
+    parser.add_argument("--prompt", default="", help="a beginning to complete; of tunes also a MIDI file")
+    parser.add_argument("--prompt-bars", type=int, help="bars of a MIDI prompt (default: half the length)")
     parser.add_argument("--min-length", type=int, default=0, help="least tokens, end token included")
     parser.add_argument("--max-length", type=int, help="most tokens, end token included (default: the run's)")
     parser.add_argument("--unique", action="store_true", help="no sequence twice")
@@ -40,7 +43,10 @@ def generate_(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same sequences")
     parser.add_argument("--checkpoint", help="pre-trained, final, or a step (default: the newest)")
     parser.add_argument("--json", action="store_true", help="JSON lines: text, log-probabilities (nats) and ids")
-    parser.add_argument("--out", type=Path, help="file to write, one sequence a line; .jsonl means --json")
+    parser.add_argument("--out", type=Path, help="file to write, one sequence a line; .jsonl means --json. Of tunes "
+                        "also a new folder, for a .mid of each")  # fmt: skip
+    parser.add_argument("--images", action="store_true", help="of tunes: a piano roll of each as PNG beside its .mid")
+    parser.add_argument("--tempo", type=float, default=120.0, help="of tunes: quarters a minute in the .mid files")
     args = parser.parse_args(argv)
     if args.n < 1:
         raise ValueError(f"-n is {args.n}, but must be at least 1")
@@ -52,17 +58,45 @@ def generate_(argv: list[str]) -> int:
     horizon = data["max_length"] if args.max_length is None else args.max_length
     if horizon < 1 or not 0 <= args.min_length <= horizon:
         raise ValueError(f"--min-length is {args.min_length}, --max-length {horizon}; give 0 <= min <= max, max >= 1")
+    tune_config = tunes.config_of(data)
+    folder_out = _tune_folder(args, tune_config)
     numbers = data["source"] == "oracle" or data.get("tokenizer") == "ids"
     unknown = None if numbers else unknown_id(tokenizer, data.get("unk_token", "<unk>"))
-    banned = (unknown,) if args.no_unk and unknown is not None else ()
+    banned = (unknown,) if (args.no_unk or tune_config) and unknown is not None else ()
     filter = Filter(args.temperature, args.top_k, args.top_p, banned, args.min_length)
+    if tune_config and args.prompt.lower().endswith(SUFFIXES):
+        args.prompt = " ".join(tunes.prompt_words(Path(args.prompt), tune_config, args.prompt_bars, horizon))
     prompt = _prompt_ids(tokenizer, args.prompt, unknown, generator.eos_id, numbers)
     drawn = generate.generate(generator, tokenizer, args.n, horizon, filter, args.seed, prompt, args.unique)
+    if folder_out and tune_config:
+        texts = (one.text for one in drawn)
+        n, whole = tunes.write(texts, tune_config, folder_out, args.tempo, args.images)
+        out.print(f"{n} tunes in {folder_out}, {whole} of them decoded without repair", markup=False, soft_wrap=True)
+        return 0
     as_json = args.json or (args.out is not None and args.out.suffix == ".jsonl")
     with sink(args.out) as file:
         for one in drawn:
             file.write((one.as_json() if as_json else " ".join(one.text.splitlines())) + "\n")
     return 0
+
+
+def _tune_folder(args: Namespace, config: MusicConfig | None) -> Path | None:
+    """Where .mid files go; None where words are written. Raises ValueError for options that would do nothing."""
+    into = args.out if config and args.out is not None and args.out.suffix not in (".txt", ".jsonl") else None
+    with_out, with_prompt = "--out FOLDER", "--prompt FILE.mid"
+    is_file = config and args.prompt.lower().endswith(SUFFIXES)
+    for name, fails, needs in (
+        ("--images", args.images and not into, with_out),
+        ("--tempo", args.tempo != 120.0 and not into, with_out),
+        ("--prompt-bars", args.prompt_bars is not None and not is_file, with_prompt),
+    ):
+        if fails:
+            raise ValueError(f"{name}: needs a run of music and {needs}")
+    if into and args.json:
+        raise ValueError("--json: a folder of .mid files has none; give --out FILE.jsonl")
+    if not 1 <= args.tempo <= 1000:
+        raise ValueError(f"--tempo is {args.tempo:g}, but must lie between 1 and 1000 quarters a minute")
+    return tunes.check_folder(into) if into else None
 
 
 def _prompt_ids(tokenizer: Tokenizer, prompt: str, unknown: int | None, end: int | None, numbers: bool) -> list[int]:

@@ -2,19 +2,20 @@
 
 import dataclasses
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from seqforge.data import fetch, tokens
+from seqforge.data import fetch, midi, music, tokens
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
+from seqforge.data.music import MusicConfig
 from seqforge.data.pack import Overlong, choose_lengths, pack
 from seqforge.data.published import CORPORA
-from seqforge.data.readers import Document, Format, OnError, folder_files, read
+from seqforge.data.readers import SPLITS, Document, Format, folder_files, read
 from seqforge.grammars import demo_grammar
 from seqforge.oracles import load_oracle, oracle_corpus, seeded_oracle
 
@@ -31,11 +32,11 @@ class DataConfig:
 
     Args:
         source: a file of your own (text, JSON, JSONL, CSV, Parquet, token ids; .gz of each), a folder with train, valid
-            and test files, hf:DATASET, the name of a published corpus (`seqforge data get`), "demo" (sentences of a
-            grammar that ships), or "oracle" (synthetic benchmark)
+            and test files, a folder of MIDI files, hf:DATASET, the name of a published corpus (`seqforge data get`),
+            "demo" (sentences of a grammar that ships), or "oracle" (synthetic benchmark)
         format: how the file is read; auto finds it from content and name
         column: field or column that holds the text; by default the usual names
-        on_error: skip leaves out what cannot be read, and counts it
+        on_error: skip leaves out what cannot be read, and counts it; auto stops there, but skips files of a MIDI folder
         valid: file of sequences for early stopping; by default a tenth of the source, at most valid_size
         test: file of sequences for the figures; by default a tenth of the source, at most test_size
         limit: read at most so many training sequences; 0 reads all
@@ -56,12 +57,13 @@ class DataConfig:
         valid_size: sequences for early stopping; of a file, drawn from it by data.seed, at most a tenth
         test_size: sequences for the figures; of a file, drawn from it by data.seed, at most a tenth
         seed: seed of the draw of the three sets, kept apart from --seed so that seeds of a method share their data
+        music: how MIDI becomes sequences
     """
 
     source: str = "oracle"
     format: Format = "auto"
     column: str | None = None
-    on_error: OnError = "stop"
+    on_error: Literal["auto", "stop", "skip"] = "auto"
     valid: str | None = None
     test: str | None = None
     limit: int = 0
@@ -81,6 +83,7 @@ class DataConfig:
     valid_size: int = 2048
     test_size: int = 9984
     seed: int = 0
+    music: MusicConfig = field(default_factory=MusicConfig)
 
     def __post_init__(self):
         least = {"max_length": 1, "vocab_size": 1, "train_size": 1, "valid_size": 1, "test_size": 1, "limit": 0}
@@ -111,6 +114,8 @@ def documents_and_corpus(config: DataConfig) -> tuple[dict[str, Document], Corpu
     """What was read, by train, valid and test where each has a file, and the corpus made of it. Not of an oracle."""
     if config.source == "demo":
         return _demo(config)
+    if is_music(config):
+        return _music(config)
     documents = {
         name: read_document(path, config, (config.limit or None) if name == "train" else None)
         for name, path in find_files(config).items()
@@ -123,6 +128,8 @@ def effective(config: DataConfig, corpus: Corpus) -> DataConfig:
     if config.source == "oracle":
         return dataclasses.replace(config, max_length=corpus.max_length, vocab_size=corpus.vocab_size)
     overlong = "truncate" if config.overlong == "auto" and config.max_length is None else config.overlong
+    if corpus.music is not None:
+        return dataclasses.replace(config, format="midi", max_length=corpus.max_length, overlong=overlong)
     kind = config.tokenizer if config.tokenizer != "auto" else corpus.kind
     return dataclasses.replace(config, max_length=corpus.max_length, overlong=overlong, tokenizer=kind)
 
@@ -145,12 +152,7 @@ def settings(config: DataConfig, documents: dict[str, Document], corpus: Corpus)
 
 def find_files(config: DataConfig) -> dict[str, str]:
     """train, and valid and test where there are files of them."""
-    path = Path(config.source)
-    if config.source in CORPORA and not path.exists():
-        try:
-            path = fetch.get(config.source, offline=True)
-        except ValueError as e:
-            raise ValueError(f"{e}; or train on a copy of your own: --data PATH") from e
+    path = _path(config)
     if path.is_dir():
         files = {k: str(v) for k, v in folder_files(path).items() if k != "glove"}
     elif config.source.startswith("hf:") or path.exists():
@@ -163,9 +165,20 @@ def find_files(config: DataConfig) -> dict[str, str]:
     return {**files, **given}
 
 
+def _path(config: DataConfig) -> Path:
+    """The source as a path; a published corpus's is that of its copy in the cache."""
+    path = Path(config.source)
+    if config.source in CORPORA and not path.exists():
+        try:
+            path = fetch.get(config.source, offline=True)
+        except ValueError as e:
+            raise ValueError(f"{e}; or train on a copy of your own: --data PATH") from e
+    return path
+
+
 def read_document(path: str, config: DataConfig, most: int | None = None) -> Document:
     """Read one file, at most `most` sequences of it; what was left out is told in a warning."""
-    document = read(path, config.format, config.column, config.on_error, most)
+    document = read(path, config.format, config.column, "skip" if config.on_error == "skip" else "stop", most)
     for reason, count in document.skipped.items():
         first = document.first_skipped[reason]
         warnings.warn(f"{path}: left out {count} x {reason} (the first: {first})", stacklevel=2)
@@ -205,6 +218,77 @@ def _demo(config: DataConfig) -> tuple[dict[str, Document], Corpus]:
     config = dataclasses.replace(config, max_length=config.max_length or grammar.longest + 1)
     corpus = build(documents, config, whole_vocabulary=[" ".join(grammar.words)])
     return documents, dataclasses.replace(corpus, source=f"demo:{corpus.digest}", judge=grammar)
+
+
+def is_music(config: DataConfig) -> bool:
+    """A MIDI file, or a folder of them without a train file of text."""
+    if config.source in WORLDS or config.format not in ("auto", "midi"):
+        return config.format == "midi"
+    path = _path(config)
+    if config.format == "midi" or not path.is_dir():
+        return config.format == "midi" or (path.suffix.lower() in midi.SUFFIXES and path.is_file())
+    has_text = any(
+        p.is_file() and p.name.split(".")[0].lower() in SPLITS and not midi.is_midi(p) for p in path.iterdir()
+    )
+    return not has_text and midi.holds_midi(path)
+
+
+def _music(config: DataConfig) -> tuple[dict[str, Document], Corpus]:
+    """Phrases of tunes. Whole tunes are held out, so that no phrase of one is both trained on and tested."""
+    for name in ("column", "vocab_size", "min_frequency", "lowercase"):
+        if getattr(config, name):
+            raise ValueError(f"data.{name} is {getattr(config, name)}, but MIDI has no such thing; leave it out")
+    if config.tokenizer != "auto":
+        raise ValueError(f"data.tokenizer is {config.tokenizer}, but tunes have tokens of their own: leave it out, and "
+                         "choose by --data.music.encoding")  # fmt: skip
+    found, encoding = _tunes(config), music.encoding_of(config.music)
+    most = {"train": config.limit or None, "valid": config.valid_size, "test": config.test_size}
+    documents = {
+        name: music.document(
+            path, read, config.music, name, config.music.transpose if name == "train" else 0, most[name]
+        )
+        for name, (path, read) in found.items()
+    }
+    plain = dataclasses.replace(config, tokenizer="word", min_frequency=1)
+    corpus = build(documents, plain, whole_vocabulary=[" ".join(encoding.vocabulary())])
+    return documents, dataclasses.replace(corpus, kind=encoding.name, music=config.music)
+
+
+def _tunes(config: DataConfig) -> dict[str, tuple[str, music.Read]]:
+    """train, valid, test -> folder and tunes: of folders of these names in the source, of those that are given, else
+    drawn from the training tunes, a tenth each.
+    """
+    source = _path(config)
+    if not source.exists():
+        raise ValueError(f"--data {config.source}: no such file; give a folder of MIDI files")
+    inner = (
+        {SPLITS[p.name.lower()]: p for p in source.iterdir() if p.name.lower() in SPLITS and p.is_dir()}
+        if source.is_dir()
+        else {}
+    )
+    folders = inner if "train" in inner else {"train": source}
+    folders |= {name: Path(value) for name in ("valid", "test") if (value := getattr(config, name))}
+    found = {}
+    for name, folder in folders.items():
+        if not folder.exists():
+            raise ValueError(f"--data.{name} {folder}: no such file; give a folder of MIDI files")
+        read = music.read_folder(folder, config.music, config.on_error == "stop")
+        for sentence in music.told(folder, read):
+            warnings.warn(sentence, stacklevel=2)
+        found[name] = (str(folder), read)
+    path, train = found["train"]
+    rows = torch.randperm(len(train.tunes), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    held = len(rows) // 10
+    for name in ("valid", "test"):
+        if name in found:
+            continue
+        if held < 1:
+            raise ValueError(f"{path}: {len(train.tunes)} tunes; at least 10 are needed to hold some out (or give "
+                             f"--data.{name} FOLDER)")  # fmt: skip
+        taken, rows = rows[:held], rows[held:]
+        found[name] = (path, dataclasses.replace(train, tunes=[train.tunes[i] for i in taken]))
+    found["train"] = (path, dataclasses.replace(train, tunes=[train.tunes[i] for i in rows]))
+    return {name: found[name] for name in ("train", "valid", "test")}
 
 
 def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: list[str] | None = None) -> Corpus:

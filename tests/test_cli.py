@@ -83,7 +83,7 @@ def test_help_explains_every_option_of_training(method, capsys):
     text = help_of(["train", method], capsys)
     found = entries(text)
     known = {o for a in options._train_parser(method)._actions for o in a.option_strings if o.startswith("--")}
-    groups = ("generator", "discriminator", "mediator", "teacher", "mle", "monitor", "checkpoint", "evaluate")
+    groups = ("data.music", "generator", "discriminator", "mediator", "teacher", "mle", "monitor", "checkpoint", "evaluate")
     hidden = {f"--{name}" for name in groups}  # no options themselves
     spelt = {o for o in known - hidden if not o.endswith("+") and not o.startswith("--no")}
     for option in spelt - {"--help"}:

@@ -596,4 +596,4 @@ def test_hub_without_the_library(monkeypatch):
 
 
 def test_every_format_has_its_reader():
-    assert {*readers.PLAIN, *readers.FIELDS, "auto", "hf"} == {*readers.Format.__args__}
+    assert {*readers.PLAIN, *readers.FIELDS, "auto", "hf", "midi"} == {*readers.Format.__args__}

@@ -9,6 +9,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
+from seqforge.data.music import MusicConfig
+
 
 @dataclass(frozen=True)
 class Split:
@@ -41,7 +43,8 @@ class Corpus:
 
     oracle: the generator the data were drawn from, where that is known (NLL_oracle needs it); digest: of the training
     ids, so that two runs can tell whether they saw the same data; source: in words, for signatures and reports; kind:
-    of the tokenizer; judge: the grammar that the data were drawn from; unk_id: stands for unknown words.
+    of the tokenizer; judge: the grammar that the data were drawn from; unk_id: stands for unknown words; music: how
+    the sequences are tunes, where they are.
     """
 
     train: Split
@@ -58,6 +61,7 @@ class Corpus:
     kind: str = "ids"
     unk_id: int | None = None
     judge: object | None = None
+    music: MusicConfig | None = None
 
     def to(self, device: torch.device | str) -> Corpus:
         moved = {name: getattr(self, name).to(device) for name in ("train", "valid", "test")}

@@ -17,7 +17,7 @@ from seqforge.data.readers.sniff import find_format, refuse_binary, stem_and_for
 from seqforge.data.readers.tables import read_csv, read_tsv
 from seqforge.data.readers.text import read_ids, read_lines, read_paragraphs
 
-__all__ = ["Document", "Format", "OnError", "folder_files", "read"]
+__all__ = ["SPLITS", "Document", "Format", "OnError", "folder_files", "read"]
 
 PLAIN = {"lines": read_lines, "paragraphs": read_paragraphs, "ids": read_ids}
 FIELDS = {"json": read_json, "jsonl": read_jsonl, "csv": read_csv, "tsv": read_tsv, "parquet": read_parquet}
@@ -41,6 +41,8 @@ def read(
         raise ValueError(
             f"{name}: unknown format {format!r}; pass --data.format, one of: {', '.join(get_args(Format))}"
         )
+    if format == "midi":
+        raise ValueError(f"{name}: MIDI is read as a folder of tunes, not as text; give it as --data")
     if format == "hf" or (format == "auto" and name.startswith(PREFIX)):
         return read_hub(Found(name, on_error, most, by_record=True), column)
     check_file(name)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Format = Literal["auto", "lines", "paragraphs", "ids", "json", "jsonl", "csv", "tsv", "parquet", "hf"]
+Format = Literal["auto", "lines", "paragraphs", "ids", "json", "jsonl", "csv", "tsv", "parquet", "hf", "midi"]
 OnError = Literal["stop", "skip"]
 
 OVERLONG = 1_000_000  # characters of a line or of one text
@@ -19,6 +19,7 @@ class Document:
     numbers: from 1; of the line (of a paragraph or a CSV row, its first), for json, parquet and hf of the record.
     contexts: the prompt of prompt/completion, the message before of `messages`; None for everything else.
     skipped: reason -> how many records were left out; first_skipped: reason -> the message of the first of its kind.
+    places: where each stands, where it is not a line or record of `path` (a folder of MIDI).
     """
 
     path: str
@@ -28,9 +29,12 @@ class Document:
     contexts: list[str | None] | None
     skipped: dict[str, int]
     first_skipped: dict[str, str]
+    places: list[str] | None = None
 
     def place(self, i: int) -> str:
         """Where sequence i stands: "FILE:LINE", or "FILE: record N" for json, parquet and hf."""
+        if self.places is not None:
+            return self.places[i]
         between = ": record " if self.format in BY_RECORD else ":"
         return f"{self.path}{between}{self.numbers[i]}"
 

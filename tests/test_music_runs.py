@@ -1,0 +1,117 @@
+"""From a folder of MIDI to tunes one can play: training, generating, scoring, the report."""
+
+import json
+
+import mido
+import pretty_midi
+import pytest
+from music_files import by_mido, folder, save
+
+from seqforge.cli import main
+from seqforge.data import midi, music
+from seqforge.data.music import MusicConfig
+from seqforge.evaluate import find_checkpoint, load_tokenizer
+
+SMALL = ["--generator.hidden", "8", "--generator.embedding", "8", "--mle.epochs", "2", "--mle.batch", "16"]
+SMALL += ["--evaluate.samples", "24", "--evaluate.temperatures", "[1.0]", "--monitor.samples", "16"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of each encoding on the same tunes, which are gone before anything is generated."""
+    home = tmp_path_factory.mktemp("music")
+    tunes = folder(home / "tunes", 14)
+    for name, options in (("melody", []), ("remi", ["--data.music.encoding", "remi", "--data.music.bars", "1"])):
+        argv = ["train", "mle", "--data", str(tunes), *SMALL, *options, "--out", str(home / name)]
+        assert main(argv) == 0
+    tunes.rename(home / "elsewhere")
+    return home
+
+
+@pytest.mark.parametrize("name", ["melody", "remi"])
+def test_every_tune_opens_in_other_libraries(name, runs, tmp_path, capsys):
+    out = tmp_path / "tunes"
+    assert main(["generate", str(runs / name), "-n", "12", "--out", str(out), "--images", "--tempo", "90"]) == 0
+    assert f"12 tunes in {out}" in capsys.readouterr().out
+    files = sorted(out.glob("*.mid"))
+    assert [f.name for f in files] == [f"tune-{i:03}.mid" for i in range(1, 13)]
+    assert len(list(out.glob("*.png"))) == 12
+    assert (out / "tune-001.png").read_bytes().startswith(b"\x89PNG")
+    for file in files:
+        assert mido.MidiFile(file).length >= 0
+        assert pretty_midi.PrettyMIDI(str(file)).get_tempo_changes()[1][0] == pytest.approx(90, abs=1e-2)
+    found = sum(len(by_mido(f)) for f in files)
+    assert found == sum(len(i.notes) for f in files for i in pretty_midi.PrettyMIDI(str(f)).instruments)
+    assert found > 0
+
+
+def test_the_words_and_the_files_are_the_same_tunes(runs, tmp_path, capsys):
+    run = str(runs / "melody")
+    assert main(["generate", run, "-n", "5", "--out", str(tmp_path / "a")]) == 0
+    capsys.readouterr()
+    assert main(["generate", run, "-n", "5"]) == 0
+    encoding = music.encoding_of(MusicConfig())
+    for k, line in enumerate(capsys.readouterr().out.splitlines(), 1):
+        notes = [(s / 4, d / 4, p) for s, d, p, _ in encoding.decode(line.split()).notes.tolist()]
+        assert by_mido(tmp_path / "a" / f"tune-{k:03}.mid") == notes
+
+
+def test_the_vocabulary_is_all_there_can_be(runs):
+    words = load_tokenizer(find_checkpoint(runs / "melody")).get_vocab()
+    assert {*music.encoding_of(MusicConfig()).vocabulary(), "<eos>", "<unk>"} == set(words)
+
+
+@pytest.mark.parametrize(("name", "bars"), [("melody", 2), ("remi", 1)])
+def test_a_midi_file_as_the_prompt(name, bars, runs, tmp_path, capsys):
+    """The first bars are those of the file; what the primer holds besides is the generator's."""
+    primer = save(tmp_path / "primer.mid", [(0.0, 1.0, 61), (1.0, 1.0, 63), (2.0, 2.0, 66), (4.0, 4.0, 68)])
+    out = tmp_path / "out"
+    argv = ["generate", str(runs / name), "-n", "3", "--prompt", str(primer), "--out", str(out)]
+    assert main([*argv, "--prompt-bars", str(bars), "--max-length", "48"]) == 0
+    expected = [n for n in by_mido(primer) if n[0] < 4 * bars]
+    for file in out.glob("*.mid"):
+        assert by_mido(file)[: len(expected) - 1] == expected[:-1]  # the last may be held on
+    assert main(["generate", str(runs / name), "-n", "1", "--prompt", str(primer), "--max-length", "40"]) == 0
+    assert main([*argv[:-1], str(tmp_path / "b"), "--prompt-bars", "9"]) == 2
+    assert "has 2 bars; give 1 to 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--images"], "--images: needs a run of music and --out FOLDER"),
+        (["--prompt-bars", "2"], "--prompt-bars: needs a run of music and --prompt FILE.mid"),
+        (["--out", "new", "--json"], "a folder of .mid files has none"),
+        (["--out", "new", "--tempo", "0.1"], "--tempo is 0.1, but must lie between 1 and 1000"),
+        (["--out", "new", "--prompt", "no.mid"], "no.mid"),
+        (["--prompt", "C4 Q9"], "'Q9' is not in the vocabulary"),
+    ],
+)
+def test_options_that_do_not_fit_are_named(options, told, runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", str(runs / "melody"), *options]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_folder_is_not_written_to(runs, tmp_path, capsys):
+    (tmp_path / "mine.mid").write_text("")
+    assert main(["generate", str(runs / "melody"), "--out", str(tmp_path)]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+
+
+def test_an_empty_tune_is_a_file_too(tmp_path):
+    tune = music.encoding_of(MusicConfig()).decode(["rest"] * 4)
+    midi.write_midi(tune, tmp_path / "a.mid")
+    assert by_mido(tmp_path / "a.mid") == []
+    assert not pretty_midi.PrettyMIDI(str(tmp_path / "a.mid")).get_end_time()
+
+
+def test_inspecting_a_folder(tmp_path, capsys):
+    tunes = folder(tmp_path / "tunes", 20)
+    (tunes / "readme.txt").write_text("tunes")
+    assert main(["data", "inspect", str(tunes), "--music.bars", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["settings"]["data.format"] == "midi"
+    assert found["splits"]["train"]["sequences"] == 16 * 4
+    assert found["files"]["train"]["skipped"] == {"no MIDI": 1}
