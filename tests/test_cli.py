@@ -233,7 +233,8 @@ def test_config_yaml_is_the_effective_configuration(run):
     recipe = recipes.read("seqgan-oracle-tiny")
     assert (config["method"], config["recipe"], config["from"]) == ("seqgan", "seqgan-oracle-tiny", None)
     assert (config["rounds"], config["mle"]["epochs"]) == (2, 2)  # overridden
-    assert config["generator"] == {"layers": 1, "dropout": 0.0, "init_std": 0.1, **recipe["generator"]}
+    defaults = {"layers": 1, "dropout": 0.0, "init_std": 0.1, "kind": "lstm", "heads": 4, "feedforward": 0}
+    assert config["generator"] == {**defaults, "share": False, "norm": "pre", **recipe["generator"]}
     assert config["data"]["train_size"] == recipe["data"]["train_size"]
     assert config["baseline"] == "none"  # a default
     assert config["threads"] >= 1

@@ -41,6 +41,7 @@ from seqforge.metrics.ngrams import References
 from seqforge.metrics.self_bleu import self_sentence_scores
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig
+from seqforge.models.kinds import GeneratorConfig
 from seqforge.models.lstm import LSTMConfig
 from seqforge.models.skip_lstm import SkipLSTMConfig
 from seqforge.models.token_discriminator import TokenDiscriminatorConfig
@@ -68,8 +69,9 @@ FROM_SCRATCH = {
 }
 MANAGED = HierarchicalConfig(embedding=6, hidden=6, goal=3, step=2, dropout=0.2, init_std=0.3)
 HIERARCHY = {**{k: v for k, v in PLAYERS.items() if k != "generator"}, "d_every": 1}
+ATTENTIVE = GeneratorConfig(kind="transformer", embedding=6, hidden=6, heads=2, layers=2, dropout=0.2)
 TINY = {
-    "mle": [MLETrainConfig(**SIZES)],
+    "mle": [MLETrainConfig(**SIZES), MLETrainConfig(**{**SIZES, "generator": ATTENTIVE})],
     "scheduled_sampling": [ScheduledSamplingConfig(**SIZES, slope=0.5)],
     "pg_bleu": [
         PGBLEUConfig(**ROUNDS, rollouts=2, baseline="leave-one-out"),
@@ -81,6 +83,7 @@ TINY = {
         SeqGANConfig(**PLAYERS, rollouts=1, reward="shuffled"),
         SeqGANConfig(**PLAYERS, reward="random", baseline="step"),
         SeqGANConfig(**PLAYERS, reward="constant", baseline="none"),
+        SeqGANConfig(**{**PLAYERS, "generator": ATTENTIVE}, rollouts=2),
     ],
     "leakgan": [
         LeakGANConfig(**HIERARCHY, generator=MANAGED, rollouts=2, mle_every=1, mle_steps=1, extrinsic=0.5),

@@ -27,6 +27,7 @@ SCENES = {
     "scratchgan": ["scratchgan", "--recipe", "scratchgan-tiny", "--accumulate", "3", "--generator.dropout", "0.2"],
     "cot": ["cot", "--recipe", "cot-tiny", "--mle.epochs", "2", "--average", "0.9", "--gradient", "whole"],
     "leakgan": ["leakgan", "--recipe", "leakgan-tiny", "--generator.dropout", "0.3", "--mle.patience", "1"],
+    "transformer": ["seqgan", *TINY, "--generator.kind", "transformer", "--rollout_lag", "0.5"],
     "mle": [
         *["mle", "--checkpoint.seconds", "0", "--data.vocab_size", "20", "--data.max_length", "6"],
         *["--data.train_size", "256", "--data.valid_size", "64", "--data.test_size", "64", "--generator.hidden", "8"],
@@ -127,6 +128,7 @@ PLACES = [
     *[("phases", "checkpoint", k) for k in (1, 2)],
     *[("leakgan", "log", k) for k in (3, 5, 9, 12, 15)],
     *[("leakgan", "checkpoint", k) for k in (2, 4, 6)],
+    *[("transformer", "log", k) for k in (3, 13)],
     *[("mle", "log", k) for k in (4, 8)],
     *[("mle", "checkpoint", k) for k in (2, 5)],
 ]
