@@ -4,12 +4,13 @@ import dataclasses
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from seqforge import dialogues, pairs
 from seqforge.data import fetch, tokens
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.data.pack import Overlong, choose_lengths, pack
@@ -20,7 +21,7 @@ from seqforge.oracles import load_oracle, oracle_corpus, seeded_oracle
 
 MOST_IDS = 1_000_000  # a stray number must not size the tables
 MOST_TYPES = 20_000  # of a vocabulary whose size is not given (ScratchGAN's)
-WORLDS = ("oracle", "demo")  # sources that are no paths
+WORLDS = ("oracle", "demo", "dialogues")  # sources that are no paths
 FEW = 500  # training sequences below which a warning says so
 ENOUGH_FOR_UNKNOWN = 20_000  # words from which types seen once become the unknown token, so that it is learned at all
 
@@ -55,6 +56,11 @@ class DataConfig:
         train_size: sequences drawn from an oracle or the demo grammar to train on (SeqGAN: 9,984)
         valid_size: sequences for early stopping; of a file, drawn from it by data.seed, at most a tenth
         test_size: sequences for the figures; of a file, drawn from it by data.seed, at most a tenth
+        condition: what each sequence answers: none; turns: those before it in a dialogue; label: the `label` beside its
+            `text` (the method dialogue takes turns where this is none)
+        history: turns before a reply that it answers, the latest included
+        max_source: tokens of the longest source; by default that of the data, at most 256; longer ones lose
+            their oldest
         seed: seed of the draw of the three sets, kept apart from --seed so that seeds of a method share their data
     """
 
@@ -80,11 +86,14 @@ class DataConfig:
     train_size: int = 9984
     valid_size: int = 2048
     test_size: int = 9984
+    condition: Literal["none", "turns", "label"] = "none"
+    history: int = 1
+    max_source: int | None = None
     seed: int = 0
 
     def __post_init__(self):
         least = {"max_length": 1, "vocab_size": 1, "train_size": 1, "valid_size": 1, "test_size": 1, "limit": 0}
-        for name, low in {**least, "min_frequency": 1}.items():
+        for name, low in {**least, "min_frequency": 1, "history": 1, "max_source": 2}.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"data.{name} is {value}, but must be at least {low}")
@@ -104,6 +113,14 @@ class DataConfig:
 
 def load(config: DataConfig) -> Corpus:
     """The corpus that a configuration names. Raises ValueError naming the value and the remedy."""
+    if config.condition != "none":
+        if config.source in ("oracle", "demo"):
+            raise ValueError(
+                f"--data {config.source} has no dialogues; give a file of yours, or `dialogues`, a world that ships"
+            )
+        return dialogues.load(config) if config.source == "dialogues" else pairs.load(find_files(config), config)
+    if config.source == "dialogues":
+        raise ValueError("--data dialogues holds replies to turns; `seqforge train dialogue` reads it")
     return _oracle(config) if config.source == "oracle" else documents_and_corpus(config)[1]
 
 
@@ -124,7 +141,10 @@ def effective(config: DataConfig, corpus: Corpus) -> DataConfig:
         return dataclasses.replace(config, max_length=corpus.max_length, vocab_size=corpus.vocab_size)
     overlong = "truncate" if config.overlong == "auto" and config.max_length is None else config.overlong
     kind = config.tokenizer if config.tokenizer != "auto" else corpus.kind
-    return dataclasses.replace(config, max_length=corpus.max_length, overlong=overlong, tokenizer=kind)
+    source = corpus.train.source
+    widest = config.max_source if source is None else max(2, source.ids.shape[1])
+    lengths = {"max_length": corpus.max_length, "max_source": widest}
+    return dataclasses.replace(config, **lengths, overlong=overlong, tokenizer=kind)
 
 
 def settings(config: DataConfig, documents: dict[str, Document], corpus: Corpus) -> dict[str, object]:
