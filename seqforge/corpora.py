@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from seqforge import dialogues, pairs
 from seqforge.data import fetch, midi, music, tokens
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.data.music import MusicConfig
@@ -21,7 +22,7 @@ from seqforge.oracles import load_oracle, oracle_corpus, seeded_oracle
 
 MOST_IDS = 1_000_000  # a stray number must not size the tables
 MOST_TYPES = 20_000  # of a vocabulary whose size is not given (ScratchGAN's)
-WORLDS = ("oracle", "demo")  # sources that are no paths
+WORLDS = ("oracle", "demo", "dialogues")  # sources that are no paths
 FEW = 500  # training sequences below which a warning says so
 ENOUGH_FOR_UNKNOWN = 20_000  # words from which types seen once become the unknown token, so that it is learned at all
 
@@ -56,6 +57,11 @@ class DataConfig:
         train_size: sequences drawn from an oracle or the demo grammar to train on (SeqGAN: 9,984)
         valid_size: sequences for early stopping; of a file, drawn from it by data.seed, at most a tenth
         test_size: sequences for the figures; of a file, drawn from it by data.seed, at most a tenth
+        condition: what each sequence answers: none; turns: those before it in a dialogue; label: the `label` beside its
+            `text` (the method dialogue takes turns where this is none)
+        history: turns before a reply that it answers, the latest included
+        max_source: tokens of the longest source; by default that of the data, at most 256; longer ones lose
+            their oldest
         seed: seed of the draw of the three sets, kept apart from --seed so that seeds of a method share their data
         music: how MIDI becomes sequences
     """
@@ -82,12 +88,15 @@ class DataConfig:
     train_size: int = 9984
     valid_size: int = 2048
     test_size: int = 9984
+    condition: Literal["none", "turns", "label"] = "none"
+    history: int = 1
+    max_source: int | None = None
     seed: int = 0
     music: MusicConfig = field(default_factory=MusicConfig)
 
     def __post_init__(self):
         least = {"max_length": 1, "vocab_size": 1, "train_size": 1, "valid_size": 1, "test_size": 1, "limit": 0}
-        for name, low in {**least, "min_frequency": 1}.items():
+        for name, low in {**least, "min_frequency": 1, "history": 1, "max_source": 2}.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"data.{name} is {value}, but must be at least {low}")
@@ -107,6 +116,14 @@ class DataConfig:
 
 def load(config: DataConfig) -> Corpus:
     """The corpus that a configuration names. Raises ValueError naming the value and the remedy."""
+    if config.condition != "none":
+        if config.source in ("oracle", "demo"):
+            raise ValueError(
+                f"--data {config.source} has no dialogues; give a file of yours, or `dialogues`, a world that ships"
+            )
+        return dialogues.load(config) if config.source == "dialogues" else pairs.load(find_files(config), config)
+    if config.source == "dialogues":
+        raise ValueError("--data dialogues holds replies to turns; `seqforge train dialogue` reads it")
     return _oracle(config) if config.source == "oracle" else documents_and_corpus(config)[1]
 
 
@@ -131,7 +148,10 @@ def effective(config: DataConfig, corpus: Corpus) -> DataConfig:
     if corpus.music is not None:
         return dataclasses.replace(config, format="midi", max_length=corpus.max_length, overlong=overlong)
     kind = config.tokenizer if config.tokenizer != "auto" else corpus.kind
-    return dataclasses.replace(config, max_length=corpus.max_length, overlong=overlong, tokenizer=kind)
+    source = corpus.train.source
+    widest = config.max_source if source is None else max(2, source.ids.shape[1])
+    lengths = {"max_length": corpus.max_length, "max_source": widest}
+    return dataclasses.replace(config, **lengths, overlong=overlong, tokenizer=kind)
 
 
 def settings(config: DataConfig, documents: dict[str, Document], corpus: Corpus) -> dict[str, object]:

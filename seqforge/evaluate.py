@@ -6,7 +6,7 @@ import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from tokenizers import Tokenizer
@@ -25,6 +25,7 @@ from seqforge.models.generator import Generator
 from seqforge.models.hierarchical import HierarchicalGenerator
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.models.skip_lstm import SkipLSTMGenerator
+from seqforge.models.transformer import TransformerGenerator
 from seqforge.scoring import known_metrics
 
 SEED = 20170204  # of the evaluation's samples: one for all runs, so that their noise is shared
@@ -78,10 +79,11 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
-GENERATORS = {cls.__name__: cls for cls in (LSTMGenerator, HierarchicalGenerator, SkipLSTMGenerator)}
+Loadable = LSTMGenerator | HierarchicalGenerator | SkipLSTMGenerator | TransformerGenerator
+GENERATORS = {cls.__name__: cls for cls in get_args(Loadable)}
 
 
-def load_generator(folder: Path, precision: str = "fp32") -> LSTMGenerator | HierarchicalGenerator | SkipLSTMGenerator:
+def load_generator(folder: Path, precision: str = "fp32") -> Loadable:
     """The generator of a checkpoint folder, ready to sample; `precision` is that of the features leaked to it."""
     config = json.loads((folder / "generator" / "config.json").read_text())
     name = "+".join(config.pop("architectures", ["LSTMGenerator"]))

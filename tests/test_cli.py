@@ -83,7 +83,17 @@ def test_help_explains_every_option_of_training(method, capsys):
     text = help_of(["train", method], capsys)
     found = entries(text)
     known = {o for a in options._train_parser(method)._actions for o in a.option_strings if o.startswith("--")}
-    groups = ("data.music", "generator", "discriminator", "mediator", "teacher", "mle", "monitor", "checkpoint", "evaluate")
+    groups = (
+        "data.music",
+        "generator",
+        "discriminator",
+        "mediator",
+        "teacher",
+        "mle",
+        "monitor",
+        "checkpoint",
+        "evaluate",
+    )
     hidden = {f"--{name}" for name in groups}  # no options themselves
     spelt = {o for o in known - hidden if not o.endswith("+") and not o.startswith("--no")}
     for option in spelt - {"--help"}:
@@ -233,7 +243,8 @@ def test_config_yaml_is_the_effective_configuration(run):
     recipe = recipes.read("seqgan-oracle-tiny")
     assert (config["method"], config["recipe"], config["from"]) == ("seqgan", "seqgan-oracle-tiny", None)
     assert (config["rounds"], config["mle"]["epochs"]) == (2, 2)  # overridden
-    assert config["generator"] == {"layers": 1, "dropout": 0.0, "init_std": 0.1, **recipe["generator"]}
+    defaults = {"layers": 1, "dropout": 0.0, "init_std": 0.1, "kind": "lstm", "heads": 4, "feedforward": 0}
+    assert config["generator"] == {**defaults, "share": False, "norm": "pre", **recipe["generator"]}
     assert config["data"]["train_size"] == recipe["data"]["train_size"]
     assert config["baseline"] == "none"  # a default
     assert config["threads"] >= 1

@@ -382,4 +382,4 @@ def test_inspection_opens_no_run(capsys):
     before = sorted(Path().rglob("*"))
     inspected(["a.txt"], capsys)
     assert sorted(Path().rglob("*")) == before
-    assert corpora.WORLDS == ("oracle", "demo")
+    assert corpora.WORLDS == ("oracle", "demo", "dialogues")

@@ -43,6 +43,7 @@ from seqforge.metrics.ngrams import References
 from seqforge.metrics.self_bleu import self_sentence_scores
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig
+from seqforge.models.kinds import GeneratorConfig
 from seqforge.models.lstm import LSTMConfig
 from seqforge.models.skip_lstm import SkipLSTMConfig
 from seqforge.models.token_discriminator import TokenDiscriminatorConfig
@@ -71,10 +72,12 @@ FROM_SCRATCH = {
 }
 MANAGED = HierarchicalConfig(embedding=6, hidden=6, goal=3, step=2, dropout=0.2, init_std=0.3)
 HIERARCHY = {**{k: v for k, v in PLAYERS.items() if k != "generator"}, "d_every": 1}
+ATTENTIVE = GeneratorConfig(kind="transformer", embedding=6, hidden=6, heads=2, layers=2, dropout=0.2)
 TINY = {
     "mle": [
         MLETrainConfig(**SIZES),
         MLETrainConfig(**{**SIZES, "mle": MLEConfig(epochs=2, batch=16, label_smoothing=0.2, average=0.9)}),
+        MLETrainConfig(**{**SIZES, "generator": ATTENTIVE}),
     ],
     "mle_search": [MLESearchConfig(monitor=SIZES["monitor"], budget=7, epochs=2, hidden=[6, 4], batch=[16])],
     "scheduled_sampling": [ScheduledSamplingConfig(**SIZES, slope=0.5)],
@@ -88,6 +91,7 @@ TINY = {
         SeqGANConfig(**PLAYERS, rollouts=1, reward="shuffled"),
         SeqGANConfig(**PLAYERS, reward="random", baseline="step"),
         SeqGANConfig(**PLAYERS, reward="constant", baseline="none"),
+        SeqGANConfig(**{**PLAYERS, "generator": ATTENTIVE}, rollouts=2),
     ],
     "leakgan": [
         LeakGANConfig(**HIERARCHY, generator=MANAGED, rollouts=2, mle_every=1, mle_steps=1, extrinsic=0.5),

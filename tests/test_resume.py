@@ -29,6 +29,7 @@ SCENES = {
     "distillation": ["distillation", "--recipe", "distillation-tiny", "--average", "0.9", "--reads", "both"],
     "mle_search": ["mle_search", "--recipe", "mle-search-tiny"],
     "leakgan": ["leakgan", "--recipe", "leakgan-tiny", "--generator.dropout", "0.3", "--mle.patience", "1"],
+    "transformer": ["seqgan", *TINY, "--generator.kind", "transformer", "--rollout_lag", "0.5"],
     "mle": [
         *["mle", "--checkpoint.seconds", "0", "--data.vocab_size", "20", "--data.max_length", "6"],
         *["--data.train_size", "256", "--data.valid_size", "64", "--data.test_size", "64", "--generator.hidden", "8"],
@@ -134,6 +135,7 @@ PLACES = [
     *[("distillation", "checkpoint", k) for k in (2, 6)],
     *[("mle_search", "log", k) for k in (3, 5, 7, 11, 14, 18)],
     *[("mle_search", "checkpoint", k) for k in (2, 4, 5, 9)],
+    *[("transformer", "log", k) for k in (3, 13)],
     *[("mle", "log", k) for k in (4, 8)],
     *[("mle", "checkpoint", k) for k in (2, 5)],
 ]

@@ -14,16 +14,19 @@ from seqforge.data.music import MusicConfig
 
 @dataclass(frozen=True)
 class Split:
-    """ids (N,T), 0 past the end; lengths (N,), the end token included where there is one."""
+    """ids (N,T), 0 past the end; lengths (N,), the end token included where there is one. source: of pairs, what each
+    row answers.
+    """
 
     ids: Tensor
     lengths: Tensor
+    source: Split | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, rows: Tensor | slice) -> Split:
-        return Split(self.ids[rows], self.lengths[rows])
+        return Split(self.ids[rows], self.lengths[rows], None if self.source is None else self.source[rows])
 
     def digest(self) -> str:
         """First 8 hex digits of a sha256 over its tokens and lengths; what stands past the ends does not count."""
@@ -31,10 +34,13 @@ class Split:
         h = hashlib.sha256()
         for t in (self.ids * inside, self.lengths):
             h.update(t.cpu().contiguous().numpy().tobytes())
+        if self.source is not None:
+            h.update(self.source.digest().encode())
         return h.hexdigest()[:8]
 
     def to(self, device: torch.device | str) -> Split:
-        return Split(self.ids.to(device), self.lengths.to(device))
+        source = None if self.source is None else self.source.to(device)
+        return Split(self.ids.to(device), self.lengths.to(device), source)
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Corpus:
     oracle: the generator the data were drawn from, where that is known (NLL_oracle needs it); digest: of the training
     ids, so that two runs can tell whether they saw the same data; source: in words, for signatures and reports; kind:
     of the tokenizer; judge: the grammar that the data were drawn from; unk_id: stands for unknown words; music: how
-    the sequences are tunes, where they are.
+    the sequences are tunes, where they are; before: of pairs, by split, all turns before each.
     """
 
     train: Split
@@ -62,6 +68,7 @@ class Corpus:
     unk_id: int | None = None
     judge: object | None = None
     music: MusicConfig | None = None
+    before: dict[str, list[tuple[str, ...]]] | None = None
 
     def to(self, device: torch.device | str) -> Corpus:
         moved = {name: getattr(self, name).to(device) for name in ("train", "valid", "test")}

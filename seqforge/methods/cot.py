@@ -27,7 +27,9 @@ from seqforge import objectives
 from seqforge.data.corpus import Corpus, Split
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.models import kinds
 from seqforge.models.generator import Generator
+from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
 from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_divergence, weighted_nll
@@ -38,7 +40,7 @@ class CoTConfig:
     """`seqforge train cot`. The paper's numbers are in brackets.
 
     Args:
-        generator: sizes of the LSTM
+        generator: its kind and sizes
         mediator: sizes of the mediator's LSTM
         mle: likelihood before the first round; mle.epochs 0: none (CoT: none)
         monitor: what is measured meanwhile, every so many rounds
@@ -60,7 +62,7 @@ class CoTConfig:
         patience: rounds without a lower validation NLL before it stops and takes the best round's weights; 0: none
     """
 
-    generator: LSTMConfig = field(default_factory=LSTMConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     mediator: LSTMConfig = field(default_factory=lambda: LSTMConfig(embedding=64, hidden=64, dropout=0.2))
     mle: MLEConfig = field(default_factory=lambda: MLEConfig(epochs=0))
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
@@ -99,11 +101,11 @@ class CoTConfig:
             raise ValueError("m_steps 0 leaves the mediator as it was drawn; give it --m_pretrain, or --m_steps 1")
 
 
-def train(config: CoTConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     """Mediator and generator in turn; the run keeps both, and "average" where there is one."""
     seeds = [derive_seed(run.seed, name) for name in ("generator", "mediator")]
     sizes = (corpus.vocab_size, corpus.eos_id, corpus.start_id)
-    generator = run.keep("generator", LSTMGenerator.of(config.generator, *sizes, seeds[0]).to(run.device))
+    generator = run.keep("generator", kinds.make(config.generator, *sizes, seeds[0]).to(run.device))
     mediator = run.keep("mediator", LSTMGenerator.of(config.mediator, *sizes, seeds[1]).to(run.device))
     if config.mle.epochs:
         mle.pretrain(generator, config.mle, config.monitor, corpus, run)

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from seqforge import objectives
 from seqforge.data.corpus import Corpus, Split
 from seqforge.metrics import nll
+from seqforge.models import kinds
 from seqforge.models.generator import Generator
+from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
 from seqforge.sampling import mask_of, sequence_nll, weighted_nll
@@ -92,12 +94,12 @@ class MLETrainConfig:
     """`seqforge train mle`.
 
     Args:
-        generator: sizes of the LSTM
+        generator: its kind and sizes
         mle: how it is trained
         monitor: what is measured meanwhile
     """
 
-    generator: LSTMConfig = field(default_factory=LSTMConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     mle: MLEConfig = field(default_factory=MLEConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
@@ -245,10 +247,10 @@ def measure(generator: Generator, corpus: Corpus, monitor: MonitorConfig, run: R
         run.write_samples(corpus.decode(drawn.ids[: monitor.lines], drawn.lengths[: monitor.lines]))
 
 
-def train(config: MLETrainConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
-    """Train an LSTM by likelihood; the run keeps it as "generator"."""
+def train(config: MLETrainConfig, corpus: Corpus, run: Run) -> AnyGenerator:
+    """Train a generator by likelihood; the run keeps it as "generator"."""
     seed = derive_seed(run.seed, "generator")
-    generator = LSTMGenerator.of(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
+    generator = kinds.make(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
     run.keep("generator", generator.to(run.device))
     pretrain(generator, config.mle, config.monitor, corpus, run)
     if run.once("measured"):

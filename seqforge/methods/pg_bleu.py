@@ -20,7 +20,8 @@ from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.metrics.bleu import Smoothing, sentence_scores
 from seqforge.metrics.ngrams import References, Texts
-from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.models import kinds
+from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.run import Run, derive_seed
 from seqforge.sampling import mask_of, uniform, weighted_nll
 
@@ -30,7 +31,7 @@ class PGBLEUConfig:
     """`seqforge train pg_bleu`.
 
     Args:
-        generator: sizes of the LSTM
+        generator: its kind and sizes
         mle: pre-training of the generator
         monitor: what is measured meanwhile
         rounds: generator steps (SeqGAN's baseline: 800)
@@ -47,7 +48,7 @@ class PGBLEUConfig:
         teacher_forcing: likelihood steps on real data after every step
     """
 
-    generator: LSTMConfig = field(default_factory=LSTMConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     mle: MLEConfig = field(default_factory=MLEConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     rounds: int = 200
@@ -96,10 +97,10 @@ def _texts(ids: Tensor, lengths: Tensor, eos_id: int | None) -> Texts:
     return Texts.from_ids(ids.cpu().numpy(), words.cpu().numpy())
 
 
-def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     """Pre-train by likelihood, then ascend the expected BLEU; the run keeps the generator as "generator"."""
     seed = derive_seed(run.seed, "generator")
-    generator = LSTMGenerator.of(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
+    generator = kinds.make(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
     run.keep("generator", generator.to(run.device))
     mle.pretrain(generator, config.mle, config.monitor, corpus, run)
     if run.once("pre-trained"):

@@ -20,7 +20,8 @@ from seqforge import objectives
 from seqforge.data.corpus import Corpus
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
-from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.models import kinds
+from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.run import Run, derive_seed
 from seqforge.sampling import mask_of, read_own, uniform, weighted_nll
 
@@ -30,7 +31,7 @@ class ScheduledSamplingConfig:
     """`seqforge train scheduled_sampling`.
 
     Args:
-        generator: sizes of the LSTM
+        generator: its kind and sizes
         mle: as for likelihood; patience counts validation NLL, which rises as less truth is read: 0 trains all epochs
         monitor: what is measured meanwhile
         decay: how the share of true tokens falls with the epoch i
@@ -39,7 +40,7 @@ class ScheduledSamplingConfig:
         least: the share does not fall below this
     """
 
-    generator: LSTMConfig = field(default_factory=LSTMConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     mle: MLEConfig = field(default_factory=MLEConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     decay: Literal["linear", "exponential", "inverse-sigmoid"] = "linear"
@@ -72,10 +73,10 @@ def true_share(config: ScheduledSamplingConfig, epoch: int) -> float:
     return max(config.least, share)
 
 
-def train(config: ScheduledSamplingConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+def train(config: ScheduledSamplingConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     """Likelihood of the data given what the generator read; the run keeps it as "generator"."""
     seed = derive_seed(run.seed, "generator")
-    generator = LSTMGenerator.of(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
+    generator = kinds.make(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
     run.keep("generator", generator.to(run.device))
     options, train = config.mle, corpus.train
     optimizer = torch.optim.AdamW(

@@ -24,8 +24,9 @@ from seqforge import discriminate, objectives, rewards
 from seqforge.data.corpus import Corpus
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.models import kinds
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
-from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.run import Run, derive_seed
 from seqforge.sampling import mask_of, uniform, weighted_nll
 
@@ -36,7 +37,7 @@ class SeqGANConfig:
     recipe seqgan-oracle-published.
 
     Args:
-        generator: sizes of the LSTM
+        generator: its kind and sizes
         discriminator: sizes of the CNN
         mle: pre-training of the generator
         monitor: what is measured meanwhile
@@ -61,7 +62,7 @@ class SeqGANConfig:
         d_l2: penalty on the output layer (SeqGAN: 0.2 on two columns, 0.1 on their difference)
     """
 
-    generator: LSTMConfig = field(default_factory=LSTMConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     discriminator: CNNConfig = field(default_factory=CNNConfig)
     mle: MLEConfig = field(default_factory=MLEConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
@@ -110,10 +111,10 @@ class SeqGANConfig:
         return self.reward not in ("constant", "random")
 
 
-def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     """Pre-train both players, then Algorithm 1; the run keeps them as "generator" and "discriminator"."""
     seeds = [derive_seed(run.seed, name) for name in ("generator", "discriminator")]
-    generator = LSTMGenerator.of(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seeds[0])
+    generator = kinds.make(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seeds[0])
     discriminator = CNNDiscriminator.of(config.discriminator, corpus.vocab_size, corpus.max_length, seeds[1])
     run.keep("generator", generator.to(run.device))
     run.keep("discriminator", discriminator.to(run.device))

@@ -1,0 +1,218 @@
+"""Corpora of pairs: a source and what answers it. Dialogues, or labels and their texts, from files to three splits.
+
+Every turn but the first is a reply; its source is the turn before it, with `history` k the k before it, each with the
+end token after it. Pairs that occur twice are taken once. A source utterance lies in one split alone.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from seqforge.data import tokens
+from seqforge.data.corpus import Corpus, Split
+from seqforge.data.pack import LONGEST_BY_ITSELF, choose_lengths, pack
+from seqforge.data.readers.dialogue import Dialogues, read_dialogues
+
+if TYPE_CHECKING:
+    from seqforge.corpora import DataConfig
+
+HELD = ("valid", "test")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """history: the turns that the source is made of, oldest first; before: all turns before the reply; place: where."""
+
+    history: tuple[str, ...]
+    reply: str
+    before: tuple[str, ...]
+    place: str
+
+    @property
+    def group(self) -> str:
+        """The source utterance, without case, marks and blanks: what may lie in one split only."""
+        return normalised(self.history[-1])
+
+
+def normalised(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold())) or text.strip()
+
+
+def pairs_of(dialogues: Dialogues, history: int) -> list[Pair]:
+    """Every adjacent pair of turns, each distinct one (source and reply) once."""
+    found: dict[tuple, Pair] = {}
+    for i, turns in enumerate(dialogues.turns):
+        for t in range(1, len(turns)):
+            source = tuple(turns[max(0, t - history) : t])
+            found.setdefault((source, turns[t]), Pair(source, turns[t], tuple(turns[:t]), dialogues.place(i)))
+    return list(found.values())
+
+
+def split_by_group(
+    pairs: Sequence[Pair], held: tuple[int, int], seed: int, whole: bool = True
+) -> dict[str, list[Pair]]:
+    """train, valid and test; of the held-out pairs about so many. `whole`: all pairs of one source utterance lie in one
+    split; else (labels) each pair is drawn by itself.
+    """
+    groups: dict[object, list[Pair]] = {}
+    for i, pair in enumerate(pairs):
+        groups.setdefault(pair.group if whole else i, []).append(pair)
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
+    waiting = [list(groups.values())[i] for i in order]
+    parts: dict[str, list[Pair]] = {}
+    for name, most in zip(HELD, held, strict=True):
+        parts[name] = []
+        while waiting and len(parts[name]) < most:
+            parts[name] += waiting.pop(0)
+    return {"train": [pair for group in waiting for pair in group], **parts}
+
+
+def load(files: dict[str, str], config: DataConfig) -> Corpus:
+    """The corpus of dialogue files (or, by condition label, of labelled texts). Raises ValueError with the remedy."""
+    labels = config.condition == "label"
+    read = {}
+    for name, path in files.items():
+        most = (config.limit or None) if name == "train" else None
+        read[name] = read_dialogues(path, labels, "skip" if config.on_error == "skip" else "stop", most)
+        for reason, count in read[name].skipped.items():
+            first = read[name].first_skipped[reason]
+            warnings.warn(f"{path}: left out {count} x {reason} (the first: {first})", stacklevel=2)
+    found = {name: pairs_of(d, 1 if labels else config.history) for name, d in read.items()}
+    return build(found, config, f"{read['train'].format}:{Path(files['train']).name}", grouped=not labels)
+
+
+def build(
+    found: dict[str, list[Pair]], config: DataConfig, source: str, whole: list[str] | None = None, grouped: bool = True
+) -> Corpus:
+    """A corpus of pairs by split; what has no file of its own is drawn from the training pairs. `whole`: texts with
+    every type there can be, where that is known; `grouped`: no source utterance in two splits.
+    """
+    parts = _parts(found, config, grouped)
+    tokenizer, eos_id, kind = _tokenizer(parts["train"], config, whole or [])
+    sides = {name: _encode(tokenizer, eos_id, part, config) for name, part in parts.items()}
+    lengths = sides["train"][1].lengths
+    fit = choose_lengths(lengths, config.max_length, config.overlong, True)
+    widest = config.max_source or min(LONGEST_BY_ITSELF, int(sides["train"][0].lengths.max()))
+    splits = {}
+    for name, (asked, answered) in sides.items():
+        part = parts[name]
+        packed, kept = pack(answered, eos_id, fit, lambda i, p=part: p[i].place, f"{source} ({name})")
+        if not len(packed):
+            raise ValueError(f"{source}: no {name} pair is left; raise --data.max_length")
+        parts[name] = [part[i] for i in kept]
+        splits[name] = replace(packed, source=_sources(asked, kept, widest, config, part, f"{source} ({name})"))
+    return Corpus(
+        **splits,
+        vocab_size=tokens.size_of(tokenizer),
+        max_length=fit.longest,
+        start_id=eos_id,
+        eos_id=eos_id,
+        tokenizer=tokenizer,
+        source=source,
+        digest=splits["train"].digest(),
+        kind=kind,
+        unk_id=tokens.unknown_id(tokenizer, config.unk_token),
+        before={name: [p.before for p in part] for name, part in parts.items()},
+    )
+
+
+def _parts(found: dict[str, list[Pair]], config: DataConfig, grouped: bool) -> dict[str, list[Pair]]:
+    train = found["train"]
+    wanted = [0 if name in found else min(getattr(config, f"{name}_size"), len(train) // 10) for name in HELD]
+    if any(name not in found and not n for name, n in zip(HELD, wanted, strict=True)):
+        raise ValueError(
+            f"{train[0].place}: {len(train)} distinct pairs; at least 10 are needed to hold some out (or give "
+            "--data.valid and --data.test)"
+        )
+    parts = split_by_group(train, (wanted[0], wanted[1]), config.seed, grouped)
+    parts |= {name: found[name] for name in HELD if name in found}
+    if grouped:  # files of one's own may overlap
+        for name, later in (("valid", ("test",)), ("train", HELD)):
+            seen = {p.group for other in later for p in parts[other]}
+            clean = [p for p in parts[name] if p.group not in seen]
+            if len(clean) < len(parts[name]):
+                count = len(parts[name]) - len(clean)
+                warnings.warn(f"{name}: left out {count} pairs whose source {' or '.join(later)} has too", stacklevel=2)
+            parts[name] = clean
+    empty = next((name for name, part in parts.items() if not part), None)
+    if empty:
+        raise ValueError(
+            f"{train[0].place}: no {empty} pair is left, as pairs with the same source utterance stay together; "
+            "give dialogues with more sources"
+        )
+    return parts
+
+
+def _tokenizer(train: list[Pair], config: DataConfig, whole: list[str]) -> tuple[Tokenizer, int, str]:
+    texts = list(dict.fromkeys(t for p in train for t in (*p.history, p.reply))) + whole
+    kind = config.tokenizer if config.tokenizer != "auto" else "word" if whole else "bpe"
+    if kind in get_args(tokens.Kind):
+        size, names = config.vocab_size, (config.eos_token, config.unk_token)
+        tokenizer = tokens.train_tokenizer(
+            kind,  # type: ignore[arg-type]
+            texts,
+            size,
+            config.min_frequency or 1,
+            *names,
+            config.lowercase,
+        )
+        return tokenizer, 0, kind
+    if not Path(kind).is_file():
+        known = ", ".join(get_args(tokens.Kind))
+        raise ValueError(f"data.tokenizer is {kind!r}, but of dialogues must be auto, {known}, or a tokenizer.json")
+    return *tokens.open_tokenizer(Path(kind), config.eos_token), kind
+
+
+def _encode(
+    tokenizer: Tokenizer, eos_id: int, part: list[Pair], config: DataConfig
+) -> tuple[tokens.Encoded, tokens.Encoded]:
+    """The ids of sources, each turn with an end token after it, and of replies, without one."""
+    replies = tokens.encode(tokenizer, [p.reply for p in part])
+    turns = list(dict.fromkeys(turn for p in part for turn in p.history))
+    ids = {turn: source_ids(tokenizer, eos_id, [turn]) for turn in turns}
+    for pair, length in zip(part, replies.lengths, strict=True):
+        if not length or any(len(ids[turn]) < 2 for turn in pair.history):
+            raise ValueError(f"{pair.place}: the tokenizer finds no token in a turn; remove it")
+    held = [[i for turn in pair.history for i in ids[turn]] for pair in part]
+    flat = np.fromiter((i for row in held for i in row), np.int32, sum(map(len, held)))
+    if (replies.ids == eos_id).any() or (flat == eos_id).sum() != sum(len(p.history) for p in part):
+        raise ValueError(f"a turn holds the end token {config.eos_token} itself; name another by --data.eos_token")
+    return tokens.Encoded(flat, np.array([len(row) for row in held], dtype=np.int64)), replies
+
+
+def source_ids(tokenizer: Tokenizer, eos_id: int, turns: Sequence[str]) -> list[int]:
+    """The ids of some turns as a source: an end token after each."""
+    return [i for turn in turns for i in [*tokenizer.encode(turn, add_special_tokens=False).ids, eos_id]]
+
+
+def _sources(
+    encoded: tokens.Encoded, kept: np.ndarray, widest: int, config: DataConfig, part: list[Pair], name: str
+) -> Split:
+    """Sources (N,S), the last `widest` tokens of those that are longer: the latest turn counts most."""
+    ends = np.cumsum(encoded.lengths)
+    long = [int(i) for i in kept if encoded.lengths[i] > widest]
+    if long and config.max_source and config.overlong == "stop":
+        raise ValueError(
+            f"{part[long[0]].place}: a source of {encoded.lengths[long[0]]} tokens, but max_source is {widest}; raise "
+            "--data.max_source, or pass --data.overlong truncate"
+        )
+    if long:
+        warnings.warn(
+            f"{name}: {len(long)} of {len(kept)} sources are longer than {widest} tokens and lose their oldest "
+            f"(the first: {part[long[0]].place}); --data.max_source sets the length",
+            stacklevel=2,
+        )
+    lengths = np.minimum(encoded.lengths[kept], widest)
+    ids = np.zeros((len(kept), int(lengths.max())), dtype=np.int64)
+    for row, (i, n) in enumerate(zip(kept, lengths, strict=True)):
+        ids[row, :n] = encoded.ids[ends[i] - n : ends[i]]
+    return Split(torch.from_numpy(ids), torch.from_numpy(lengths))
