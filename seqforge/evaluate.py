@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,13 +14,16 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from seqforge import checkpoint, scoring
-from seqforge.compare import gap_at_one, heat, points_of
+from seqforge import verdict as verdicts
 from seqforge.data import tokens
 from seqforge.data.corpus import Corpus, Split
+from seqforge.frontier import heat
 from seqforge.grammars import Grammar
 from seqforge.methods import mle
-from seqforge.metrics import nll
+from seqforge.metrics import nll, points
 from seqforge.metrics.grammar import judged
+from seqforge.metrics.lm3 import TrigramModel
+from seqforge.metrics.ngrams import References
 from seqforge.metrics.score import Score
 from seqforge.models.generator import Generator
 from seqforge.models.hierarchical import HierarchicalGenerator
@@ -121,16 +125,64 @@ def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
     return found
 
 
-def sweep(generator: Generator, corpus: Corpus, config: EvaluateConfig) -> list[Score]:
-    """NLL_oracle, NLL_test and entropy at every temperature; of text also the text metrics at temperature 1."""
-    found = []
-    tests = nll.nll_tests(generator, corpus.test, corpus.source, config.temperatures)
+def sweep(
+    generator: Generator, corpus: Corpus, config: EvaluateConfig, draws: points.Draws | None = None
+) -> list[Score]:
+    """At every temperature NLL_oracle, NLL_test and entropy, and of text the scores of its frontiers; the other text
+    metrics at temperature 1. draws: a dictionary that receives what the scores of the frontiers might have been.
+    """
+    found, drawn_scores = [], {} if draws is None else draws
+    tests = nll.nll_tests(generator, corpus.test, corpus.source, config.temperatures, drawn_scores, config.seed)
+    text = None if corpus.oracle is not None else _text_points(corpus, config)
     for t, test in zip(config.temperatures, tests, strict=True):
-        scores, drawn = nll.all_nll(generator, corpus, config.samples, config.seed, t, test)
+        scores, drawn = nll.all_nll(generator, corpus, config.samples, config.seed, t, test, drawn_scores)
         found += scores
-        if corpus.oracle is None:
-            found += text_scores(Split(drawn.ids, drawn.lengths), corpus, config, t, novel=True)
+        if text is not None:
+            samples = Split(drawn.ids, drawn.lengths)
+            scores = text_scores(samples, corpus, config, t, novel=True)
+            more, new = text(samples, t)
+            drawn_scores |= new
+            names = {s.name for s in scores}
+            found += scores + [s for s in more if s.name not in names]
     return found
+
+
+def _text_points(corpus: Corpus, config: EvaluateConfig) -> Callable[[Split, float], tuple[list[Score], points.Draws]]:
+    """(samples, temperature) -> scores and draws of the frontiers of text. What the corpus needs is fitted once."""
+    words = tuple(_words(corpus))
+    model = TrigramModel(corpus.train, corpus.vocab_size)
+
+    def texts(split: Split):
+        return scoring.texts_of(split, corpus.eos_id, words)
+
+    references = References(texts(corpus.test), max(points.BLEU))
+
+    def of(samples: Split, t: float) -> tuple[list[Score], points.Draws]:
+        facts = _facts(corpus, config, t)
+        scores, draws = points.of_text(
+            samples, corpus.test, model, texts, references, facts, temperature=t, seed=config.seed
+        )
+        if isinstance(corpus.judge, Grammar):
+            spoken = functools.partial(_spoken, samples, corpus)
+            draws |= points.of_grammar(corpus.judge, spoken, t, config.seed)
+        return scores, draws
+
+    return of
+
+
+def _words(corpus: Corpus) -> list[str]:
+    vocabulary = {i: w for w, i in corpus.tokenizer.get_vocab().items()}
+    return [vocabulary.get(i, "") for i in range(corpus.vocab_size)]
+
+
+def _spoken(samples: Split, corpus: Corpus) -> list[list[str]]:
+    words, counts = _words(corpus), scoring.word_lengths(samples, corpus.eos_id).tolist()
+    return [[words[i] for i in row[:n]] for row, n in zip(samples.ids.tolist(), counts, strict=True)]
+
+
+def _facts(corpus: Corpus, config: EvaluateConfig, temperature: float) -> dict[str, object]:
+    tok = tokens.name_of(corpus.kind, corpus.tokenizer)
+    return {"temp": temperature, "seed": config.seed, "tok": tok, "data": corpus.source}
 
 
 def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperature: float, novel: bool) -> list[Score]:
@@ -138,10 +190,7 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
 
     novel: held to the training text as well; not where the samples are a part of it.
     """
-    tok = tokens.name_of(corpus.kind, corpus.tokenizer)
-    facts: dict[str, object] = {"temp": temperature, "seed": config.seed, "tok": tok, "data": corpus.source}
-    vocabulary = {i: w for w, i in corpus.tokenizer.get_vocab().items()}
-    words = [vocabulary.get(i, "") for i in range(corpus.vocab_size)]
+    facts, words = _facts(corpus, config, temperature), _words(corpus)
     fit = functools.partial(
         mle.fit_language_model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, start_id=corpus.start_id
     )
@@ -160,7 +209,7 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
     """Score the pre-trained generator (where there is one) and the newest, and write run/scores.json."""
-    rows, facts = [], read_config(run)
+    rows, facts, draws = [], read_config(run), {}
     precision, stage = facts.get("precision", "fp32"), STAGES.get(facts["method"], "adversarial")
     final = find_checkpoint(run)
     for name in ("pre-trained", "final"):
@@ -168,11 +217,15 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
         if folder is None:
             continue
         generator = load_generator(folder, precision).to(corpus.train.ids.device)
-        scores = [s.as_dict() for s in sweep(generator, corpus, config)]
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended
+        scores = [s.as_dict() for s in sweep(generator, corpus, config, draws.setdefault(name, {}))]
         rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name, "scores": scores})
-    result = {"generators": rows, "references": references(corpus, config), "verdict": verdict(rows, stage)}
+    told, judged = verdict(rows, stage, draws)
+    result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
+    part = run / f".{verdicts.FILE}.part"
+    verdicts.save_draws(part, draws)
+    os.replace(part, run / verdicts.FILE)
     part = run / ".scores.json.part"
     part.write_text(json.dumps(result, indent=1))
     os.replace(part, run / "scores.json")
@@ -193,35 +246,25 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
     return [{"name": "the oracle itself", "scores": [s.as_dict() for s in scores]}]
 
 
-WORDS = {-1: "helped", 1: "did not help", 0: "made no difference that this run can tell"}
-
-
 STAGES = {
     "pg_bleu": "policy-gradient",
     "cot": "cooperative",
 }  # what a method does after its pre-training, where it has no adversary
 
 
-def verdict(rows: list[dict], stage: str = "adversarial") -> str | None:
-    """In a sentence: did the stage lower NLL_oracle more than a temperature does? One run, one seed."""
-    if len(rows) < 2 or not points_of(rows[0]["scores"]):
-        return None
-    ones = [points_of(r["scores"]).get(1.0) for r in rows]
-    if ones[0] is None or ones[1] is None:
-        return "No verdict: temperature 1 is not among those evaluated."
-    plain = f"NLL_oracle {ones[0][1]:.3f} -> {ones[1][1]:.3f}, NLL_test {ones[0][0]:.3f} -> {ones[1][0]:.3f}"
-    gap = gap_at_one(rows[1]["scores"], rows[0]["scores"])
-    if gap is None:
-        return f"No verdict: {plain}, beyond what the temperatures evaluated make of the pre-trained generator."
-    low, high = gap.value - 1.96 * gap.error, gap.value + 1.96 * gap.error
-    sign = (low > 0) - (high < 0)
-    word = f"The {stage} stage {WORDS[sign]}"
-    where = "at equal NLL_test its" if gap.kind == "equal NLL_test" else f"it is {gap.kind} counts; its"
-    return (
-        f"{word}: {where} NLL_oracle is {gap.value:+.3f} nats per token (95 % interval {low:+.3f} to {high:+.3f}, "
-        f"sampling error only, one seed) against the pre-trained generator with a temperature. As they are: {plain}."
-        + (" Whether that is the reward's doing, a control tells (--reward shuffled)." if high < 0 else "")
-    )
+def verdict(
+    rows: list[dict], stage: str = "adversarial", draws: dict[str, points.Draws] | None = None
+) -> tuple[str | None, list[dict]]:
+    """In a sentence, and what it rests on, a judgement a frontier: the last generator against the first. One run, one
+    seed.
+    """
+    if len(rows) < 2:
+        return None, []
+    mine, theirs = rows[-1], rows[0]
+    held = [(draws or {}).get(r["name"], {}) for r in (mine, theirs)]
+    found = verdicts.judgements(mine["scores"], theirs["scores"], *held)
+    told = verdicts.sentence(mine["scores"], theirs["scores"], found, stage)
+    return told, [j.as_dict() for j in found]
 
 
 def model_card(run: Path, folder: Path) -> str:

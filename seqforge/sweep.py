@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from seqforge import recipes
-from seqforge.compare import heat, mean_interval
+from seqforge.compare import mean_interval
+from seqforge.frontier import heat
 from seqforge.report.folder import read_scores
 
 _HERE = Path(recipes.__file__).parent / "sweeps"

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from seqforge.compare import heat
+from seqforge.frontier import heat
 
 NATS = "nats per token"
 COMPARED = ["nll_oracle", "nll_test", "entropy", "grammatical", "bleu3", "bleu4", "self_bleu3", "self_bleu4", "fed"]

@@ -9,17 +9,9 @@ import torch
 import yaml
 from scipy import stats
 
-from seqforge.compare import (
-    best_points,
-    compare,
-    frontier,
-    gap_at_one,
-    gap_over_range,
-    group_of,
-    mean_interval,
-    read_run,
-)
+from seqforge.compare import compare, group_of, read_run
 from seqforge.evaluate import EvaluateConfig
+from seqforge.frontier import best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
 
 
 def score(name, temperature, value, stderr=0.0, n=100):
@@ -40,23 +32,23 @@ LINE = [(8.0, 9.0), (9.0, 8.0), (10.0, 7.0)]
 
 def test_a_frontier_is_ordered_by_nll_test_and_leaves_out_what_another_point_beats():
     points = [(10.0, 7.0), (8.0, 9.0), (9.5, 9.5), (9.0, 8.0), (10.5, 8.5)]
-    assert sorted(p[:2] for p in best_points(curve(points, 0.1)).values()) == LINE
-    x, y, x_error, y_error = frontier(curve(LINE, 0.1))
+    assert sorted(p[:2] for p in best_points(points_of(curve(points, 0.1))).values()) == LINE
+    x, y, x_error, y_error = frontier(points_of(curve(LINE, 0.1)))
     assert (np.diff(x) > 0).all()
     assert (x[0], x[-1]) == (8, 10)
     assert y == pytest.approx(17 - x)
     assert set(x_error) == {0.5}
     assert set(y_error) == {0.1}
-    assert [len(a) for a in frontier([])] == [0, 0, 0, 0]
+    assert [len(a) for a in frontier({})] == [0, 0, 0, 0]
     alone = [score("nll_test", 1.0, 8.0), score("nll_oracle", 0.9, 9.0)]  # never at one temperature
-    assert [len(a) for a in frontier(alone)] == [0, 0, 0, 0]
+    assert [len(a) for a in frontier(points_of(alone))] == [0, 0, 0, 0]
 
 
 def test_a_constant_gap_is_found_with_its_error_by_hand():
     lower = [(x + 0.5, y - 0.7) for x, y in LINE]  # at 8.5, where the line stands at 8.5, it has 8.3
     assert gap_over_range(curve(lower), curve(LINE)) == pytest.approx(-0.2, abs=1e-12)
     gap = gap_at_one(curve(lower, 0.3), curve(LINE, 0.4))
-    assert (gap.value, gap.kind) == (pytest.approx(-0.2, abs=1e-12), "equal NLL_test")
+    assert (gap.value, gap.kind) == (pytest.approx(-0.2, abs=1e-12), "equal diversity")
     # sampling errors .3 and .4 of NLL_oracle, and the slope 1 times those of NLL_test, .5 and .5
     assert gap.error == pytest.approx((0.3**2 + 0.4**2 + 0.5**2 + 0.5**2) ** 0.5, abs=1e-12)
     assert gap_over_range(curve(LINE), curve(lower)) == pytest.approx(0.2, abs=1e-12)

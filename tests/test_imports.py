@@ -41,12 +41,14 @@ TABLE = {
     "!seqforge.methods* seqforge.methods.mle",
     "seqforge.watch": "* !seqforge.report* !seqforge.methods* !seqforge.training",
     "seqforge.evaluate": "* !seqforge.report* !seqforge.methods* seqforge.methods.mle",
+    "seqforge.frontier": "",
+    "seqforge.verdict": "seqforge.frontier",
     "seqforge.compare": "*",
     "seqforge.report*": "*",
     "seqforge.training": "*",
     "seqforge.settings": "seqforge.corpora seqforge.data* seqforge.evaluate seqforge.run",
-    "seqforge.sweep": "seqforge.recipes seqforge.compare seqforge.report.folder",
-    "seqforge.tables": "seqforge.compare",
+    "seqforge.sweep": "seqforge.recipes seqforge.compare seqforge.frontier seqforge.report.folder",
+    "seqforge.tables": "seqforge.frontier",
     "seqforge.options": "*",
     "seqforge.cli*": "*",
 }
@@ -59,7 +61,12 @@ COMMAND_LINE = (
     "seqforge.options",
     "seqforge.tables",
 )
-NO_TORCH = ("seqforge.compare", "seqforge.report*")  # nor anything of ours that imports it
+NO_TORCH = (
+    "seqforge.compare",
+    "seqforge.frontier",
+    "seqforge.verdict",
+    "seqforge.report*",
+)  # nor anything of ours that imports it
 
 
 def read_sources(root: Path = ROOT) -> dict[str, str]:
@@ -179,6 +186,8 @@ def test_the_walk_sees_the_arrows_that_are_there():
         ("evaluate", "from seqforge import cli", "seqforge.evaluate -> seqforge.cli"),
         ("report.page", "from seqforge.cli import main", "seqforge.report.page -> seqforge.cli"),
         ("compare", "import torch", "seqforge.compare -> torch"),
+        ("frontier", "import torch", "seqforge.frontier -> torch"),
+        ("verdict", "from seqforge import compare", "seqforge.verdict -> seqforge.compare"),
         ("compare", "from seqforge.data import corpus", "seqforge.compare -> torch"),
         ("compare", "import seqforge.data.tokens", "seqforge.compare -> torch"),  # by the package it lies in
         ("report.figures", "from torch import Tensor", "seqforge.report.figures -> torch"),

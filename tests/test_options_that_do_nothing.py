@@ -75,7 +75,7 @@ def test_the_verdict_names_the_stage(tmp_path):
     )
     rows = json.loads((tmp_path / "pg" / "scores.json").read_text())["generators"]
     for stage in ("policy-gradient", "adversarial"):
-        said = verdict(rows, stage)
+        said, _ = verdict(rows, stage)
         assert said is not None
         assert said.startswith(f"The {stage} stage ") or said.startswith("No verdict")
     told = json.loads((tmp_path / "pg" / "scores.json").read_text())["verdict"]

@@ -8,10 +8,12 @@ Source: Yu et al. 2017, eq. 9, divided by T as the authors' code and every publi
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from seqforge.data.corpus import Corpus, Split
+from seqforge.metrics.draws import bootstrap
 from seqforge.metrics.score import Score, signature
 from seqforge.models.generator import Generator
 from seqforge.sampling import Filter, Samples, sample, sequence_nll, sequence_nlls, uniform
@@ -29,8 +31,18 @@ def mean_and_stderr(nll: Tensor, lengths: Tensor) -> tuple[float, float | None]:
     return float(mean), float((spread * len(total)).sqrt() / tokens.sum())
 
 
-def nll_tests(generator: Generator, test: Split, source: str, temperatures: Sequence[float]) -> list[Score]:
-    """-log p_generator of held-out sequences, its logits divided by each of the temperatures."""
+def nll_tests(
+    generator: Generator,
+    test: Split,
+    source: str,
+    temperatures: Sequence[float],
+    draws: dict[tuple[str, float], np.ndarray] | None = None,
+    seed: int = 0,
+) -> list[Score]:
+    """-log p_generator of held-out sequences, its logits divided by each of the temperatures.
+
+    draws: receives bootstrap means of each.
+    """
     found, digest = [], test.digest()
     for temperature, nll in zip(
         temperatures, sequence_nlls(generator, test.ids, test.lengths, temperatures), strict=True
@@ -38,7 +50,14 @@ def nll_tests(generator: Generator, test: Split, source: str, temperatures: Sequ
         value, stderr = mean_and_stderr(nll, test.lengths)
         facts = signature("nll_test", n=len(test), temp=temperature, data=source, test=digest)
         found.append(Score("nll_test", value, stderr, UNIT, temperature, facts))
+        if draws is not None:
+            draws["nll_test", temperature] = _drawn(nll, test.lengths, seed, test=True)
     return found
+
+
+def _drawn(nll: Tensor, lengths: Tensor, seed: int, test: bool = False) -> np.ndarray:
+    """Bootstrap means of -log p (B,T), 0 past the end, over the tokens of the sequences."""
+    return bootstrap(nll.double().sum(1).cpu().numpy(), lengths.cpu().numpy().astype(float), seed, test)
 
 
 def nll_test(generator: Generator, test: Split, source: str, temperature: float = 1.0) -> Score:
@@ -46,9 +65,18 @@ def nll_test(generator: Generator, test: Split, source: str, temperature: float 
     return nll_tests(generator, test, source, [temperature])[0]
 
 
-def nll_oracle(oracle: Generator, drawn: Samples, facts: dict, temperature: float) -> Score:
-    """-log p_oracle of samples. `facts` go into the signature."""
-    value, stderr = mean_and_stderr(sequence_nll(oracle, drawn.ids, drawn.lengths), drawn.lengths)
+def nll_oracle(
+    oracle: Generator,
+    drawn: Samples,
+    facts: dict,
+    temperature: float,
+    draws: dict[tuple[str, float], np.ndarray] | None = None,
+) -> Score:
+    """-log p_oracle of samples. `facts` go into the signature, and its seed into the bootstrap means for `draws`."""
+    nll = sequence_nll(oracle, drawn.ids, drawn.lengths)
+    value, stderr = mean_and_stderr(nll, drawn.lengths)
+    if draws is not None:
+        draws["nll_oracle", temperature] = _drawn(nll, drawn.lengths, facts["seed"])
     return Score("nll_oracle", value, stderr, UNIT, temperature, signature("nll_oracle", **facts))
 
 
@@ -59,11 +87,17 @@ def entropy(drawn: Samples, facts: dict, temperature: float) -> Score:
 
 
 def all_nll(
-    generator: Generator, corpus: Corpus, samples: int, seed: int, temperature: float = 1.0, test: Score | None = None
+    generator: Generator,
+    corpus: Corpus,
+    samples: int,
+    seed: int,
+    temperature: float = 1.0,
+    test: Score | None = None,
+    draws: dict[tuple[str, float], np.ndarray] | None = None,
 ) -> tuple[list[Score], Samples]:
     """NLL_oracle (where there is an oracle), NLL_test and entropy at one temperature, and the samples they are on.
 
-    test: NLL_test at that temperature, where it is known already.
+    test: NLL_test at that temperature, where it is known already; draws: receives bootstrap means of NLL_oracle.
     """
     rng = torch.Generator().manual_seed(seed)
     noise = uniform((samples, corpus.max_length), rng, corpus.test.ids.device)
@@ -72,5 +106,5 @@ def all_nll(
     test = test or nll_test(generator, corpus.test, corpus.source, temperature)
     scores = [test, entropy(drawn, facts, temperature)]
     if isinstance(corpus.oracle, Generator):
-        scores.insert(0, nll_oracle(corpus.oracle, drawn, facts, temperature))
+        scores.insert(0, nll_oracle(corpus.oracle, drawn, facts, temperature, draws))
     return scores, drawn

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from seqforge.compare import heat
+from seqforge.frontier import heat
 from seqforge.report.curves import Curve, listed_points
 from seqforge.report.folder import number
 from seqforge.report.frontier import Line, subject_scores, subjects

@@ -1,0 +1,190 @@
+"""Did the stage after pre-training help? `beats`, `ties with` or `loses to` MLE, by the area between two frontiers.
+
+The quantity: quality of the one less quality of the other, averaged over the diversity that both reach by a temperature
+(frontier.py). Its interval is that of the seeds where there are several; of one run that of its samples and test set
+drawn again (metrics/draws.py), which says nothing of other seeds. No torch.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seqforge.frontier import (
+    AXES,
+    DIVERSITY,
+    Axes,
+    between,
+    frontier,
+    gap_at_one,
+    mean_interval,
+    points_of,
+)
+
+WORDS = {-1: "beats", 0: "ties with", 1: "loses to"}
+BY_PARTS = {"lm"}  # where each part of the samples has a model of its own; the others are bootstrapped
+HALVED = 0.5  # of the counterpart's entropy at temperature 1, at no temperature exceeded: collapsed
+
+Draws = dict[tuple[str, float], np.ndarray]  # (score, temperature) -> (R,)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """On one frontier: the gap (below 0: better), its 95 % interval, and the diversity from `low_x` to `high_x` that it
+    is averaged over. by: bootstrap, parts or seeds, `units` of them.
+    """
+
+    frontier: str
+    word: str
+    gap: float
+    low: float
+    high: float
+    low_x: float
+    high_x: float
+    by: str
+    units: int
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def judge(name: str, mine: list[dict], theirs: list[dict], my_draws: Draws, their_draws: Draws) -> Judgement | None:
+    """One run's verdict on one frontier; None where no diversity is shared, or too few draws to tell an interval."""
+    axes = AXES[name]
+    points = [points_of(s, axes) for s in (mine, theirs)]
+    whole = between(frontier(points[0]), frontier(points[1]))
+    if whole is None:
+        return None
+    drawn = [_drawn(p, d, axes) for p, d in zip(points, (my_draws, their_draws), strict=True)]
+    units = min((len(d) for d in drawn), default=0)
+    each = (between(frontier(drawn[0][k], 200), frontier(drawn[1][k], 200)) for k in range(units))
+    gaps = [found.gap for found in each if found is not None]
+    if len(gaps) < max(2, units / 2):
+        return None
+    if name in BY_PARTS:
+        half, by = mean_interval(gaps)[1] or math.inf, "parts"
+    else:
+        half, by = 1.96 * float(np.std(gaps, ddof=1)), "bootstrap"
+    return _judged(name, whole.gap, half, whole.low, whole.high, by, len(gaps))
+
+
+def _judged(name: str, gap: float, half: float, low_x: float, high_x: float, by: str, units: int) -> Judgement:
+    low, high = gap - half, gap + half
+    return Judgement(name, WORDS[(low > 0) - (high < 0)], gap, low, high, low_x, high_x, by, units)
+
+
+def over_seeds(found: list[Judgement]) -> Judgement:
+    """The judgements of several seeds on one frontier as one: mean gap, Student's t over the seeds."""
+    mean, half = mean_interval([j.gap for j in found])
+    assert half is not None
+    low_x, high_x = min(j.low_x for j in found), max(j.high_x for j in found)
+    return _judged(found[0].frontier, mean, half, low_x, high_x, "seeds", len(found))
+
+
+def _drawn(points: dict, draws: Draws, axes: Axes) -> list[dict]:
+    """The points of each draw."""
+    wanted = {t: [draws.get((n, t), np.empty(0)) for n in (axes.diversity, axes.quality)] for t in points}
+    count = min((len(values) for pair in wanted.values() for values in pair), default=0)
+    return [{t: (float(x[r]), axes.sign * float(y[r]), 0.0, 0.0) for t, (x, y) in wanted.items()} for r in range(count)]
+
+
+def judgements(mine: list[dict], theirs: list[dict], my_draws: Draws, their_draws: Draws) -> list[Judgement]:
+    """On every frontier that both have, the most telling first."""
+    found = [judge(name, mine, theirs, my_draws, their_draws) for name in AXES]
+    return [j for j in found if j is not None]
+
+
+def collapsed(mine: list[dict], theirs: list[dict]) -> str | None:
+    """In a sentence: at no temperature evaluated has it half the entropy that the other has at 1; else None."""
+    entropies = [{s["temperature"]: s["value"] for s in side if s["name"] == "entropy"} for side in (mine, theirs)]
+    if not entropies[0] or 1.0 not in entropies[1]:
+        return None
+    most, normal = max(entropies[0].values()), entropies[1][1.0]
+    if most >= HALVED * normal:
+        return None
+    return f"It has collapsed: at no temperature evaluated is its entropy above {most:.3f}, for {normal:.3f} before."
+
+
+def reason(j: Judgement, of: str) -> str:
+    """What the word rests on."""
+    axes = AXES[j.frontier]
+    unit = f" {axes.unit}" if axes.unit else ""
+    low, high = sorted((axes.sign * j.low, axes.sign * j.high))
+    how = {
+        "bootstrap": "bootstrap over sequences, one seed",
+        "parts": f"{j.units} parts of the samples, one seed",
+        "seeds": f"{j.units} seeds",
+    }[j.by]
+    x = DIVERSITY[axes.diversity]
+    return (
+        f"at equal {x} its {axes.label} is {axes.sign * j.gap:+.3f}{unit} (95 % interval {low:+.3f} to {high:+.3f}, "
+        f"{how}) against {of} with a temperature, averaged over {x} {j.low_x:.3g} to {j.high_x:.3g}, which both reach."
+    )
+
+
+def sentence(
+    mine: list[dict], theirs: list[dict], found: list[Judgement], stage: str, of: str = "the pre-trained generator"
+) -> str | None:
+    """The verdict on the most telling frontier of one run. None where there is no frontier to judge by."""
+    names = [name for name in AXES if points_of(mine, AXES[name]) and points_of(theirs, AXES[name])]
+    if not names:
+        return None
+    plain = _as_they_are(mine, theirs, AXES[names[0]])
+    fallen = collapsed(mine, theirs)
+    first = next((j for j in found if j.frontier == names[0]), None)
+    if first is None:
+        told = _beyond(mine, theirs, AXES[names[0]], stage, of)
+    else:
+        told = f"The {stage} stage {first.word} MLE: {reason(first, of)}"
+        if first.word == "beats":
+            told += " Whether that is the reward's doing, the controls tell (seqforge compare --controls RUN)."
+    if fallen and (first is None or first.word == "loses to"):
+        told += f" {fallen}"
+    return f"{told}{plain}"
+
+
+def _as_they_are(mine: list[dict], theirs: list[dict], axes: Axes) -> str:
+    """Both scores at temperature 1, which say little alone."""
+    ones = [points_of(s, axes).get(1.0) for s in (theirs, mine)]
+    if ones[0] is None or ones[1] is None:
+        return ""
+    (x0, y0), (x1, y1) = ones[0][:2], ones[1][:2]
+    sign, x = axes.sign, DIVERSITY[axes.diversity]
+    return f" As they are: {axes.label} {sign * y0:.3f} -> {sign * y1:.3f}, {x} {x0:.3f} -> {x1:.3f}."
+
+
+def _beyond(mine: list[dict], theirs: list[dict], axes: Axes, stage: str, of: str) -> str:
+    """Where the curves share no diversity, or their draws are too few."""
+    x = DIVERSITY[axes.diversity]
+    gap = gap_at_one(mine, theirs, axes)
+    if gap is not None and gap.kind != "equal diversity" and gap.error and abs(gap.value) > 1.96 * gap.error:
+        low, high = sorted(axes.sign * (gap.value + side * 1.96 * gap.error) for side in (-1, 1))
+        return (
+            f"The {stage} stage {WORDS[int(np.sign(gap.value))]} MLE: it is {gap.kind} counts than {of} at any "
+            f"temperature evaluated; beside the nearest, its {axes.label} is {axes.sign * gap.value:+.3f} (95 % "
+            f"interval {low:+.3f} to {high:+.3f}, one seed)."
+        )
+    return (
+        f"No verdict: there is no {x} that both reach by the temperatures evaluated, or too few samples to tell an "
+        "interval; evaluate with more of either."
+    )
+
+
+FILE = "draws.npz"  # in a run folder, beside scores.json
+
+
+def save_draws(path: Path, by_generator: dict[str, Draws]) -> None:
+    """Arrays named generator|score|temperature."""
+    arrays = {f"{g}|{s}|{t!r}": v for g, draws in by_generator.items() for (s, t), v in draws.items()}
+    with path.open("wb") as f:
+        np.savez_compressed(f, allow_pickle=False, **{k: v.astype(np.float32) for k, v in arrays.items()})
+
+
+def load_draws(path: Path, generator: str) -> Draws:
+    """{} where the file is missing: a run of before there were any."""
+    if not path.is_file():
+        return {}
+    with np.load(path) as held:
+        keys = [k.split("|") for k in held.files]
+        return {(s, float(t)): held[f"{g}|{s}|{t}"] for g, s, t in keys if g == generator}
