@@ -144,11 +144,12 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
         mle.fit_language_model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, start_id=corpus.start_id
     )
     train = corpus.train if novel else None
-    sets = scoring.Sets(samples, corpus.test, train, words, corpus.eos_id, fit)
+    sets = scoring.Sets(samples, corpus.test, train, words, corpus.eos_id, fit, corpus.music)
     found = []
     if isinstance(corpus.judge, Grammar):
         found += judged(corpus.judge, scoring.words_of(samples, sets), facts, temperature, config.seed)
-    for name in known_metrics(config.metrics) if temperature == 1.0 else []:
+    names = known_metrics(config.metrics, corpus.music is not None) if temperature == 1.0 else []
+    for name in names:
         try:
             found += scoring.score(sets, [name], facts, temperature, config.seed, embedder=config.embedder)
         except ValueError as e:  # too few sequences, or all alike: the run's other figures stand
@@ -184,7 +185,8 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
     if corpus.oracle is None:
         real = corpus.train[slice(config.samples)]
         scores = text_scores(real, corpus, config, 1.0, novel=False)
-        return [{"name": "training text itself", "scores": [s.as_dict() for s in scores]}] if scores else []
+        name = "training tunes themselves" if corpus.music else "training text itself"
+        return [{"name": name, "scores": [s.as_dict() for s in scores]}] if scores else []
     if not (isinstance(corpus.oracle, Generator) and isinstance(corpus.oracle, nn.Module)):
         return []
     scores, _ = nll.all_nll(corpus.oracle, corpus, config.samples, config.seed)
