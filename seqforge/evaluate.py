@@ -12,7 +12,7 @@ import yaml
 from tokenizers import Tokenizer
 from torch import nn
 
-from seqforge import checkpoint, scoring
+from seqforge import checkpoint, scoring, tunes
 from seqforge.compare import gap_at_one, heat, points_of
 from seqforge.data import tokens
 from seqforge.data.corpus import Corpus, Split
@@ -170,12 +170,19 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
         scores = [s.as_dict() for s in sweep(generator, corpus, config)]
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended
+        if corpus.music is not None:  # the last is the newest
+            _write(run / "music.json", tunes.described(generator, corpus, config.seed))
         rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name, "scores": scores})
     result = {"generators": rows, "references": references(corpus, config), "verdict": verdict(rows, stage)}
-    part = run / ".scores.json.part"
-    part.write_text(json.dumps(result, indent=1))
-    os.replace(part, run / "scores.json")
+    _write(run / "scores.json", result)
     return result
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    """As JSON; the file appears whole."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(found, indent=1))
+    os.replace(part, path)
 
 
 def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
