@@ -13,7 +13,7 @@ import yaml
 from tokenizers import Tokenizer
 from torch import nn
 
-from seqforge import checkpoint, scoring
+from seqforge import checkpoint, scoring, tunes
 from seqforge import verdict as verdicts
 from seqforge.data import tokens
 from seqforge.data.corpus import Corpus, Split
@@ -195,11 +195,12 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
         mle.fit_language_model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, start_id=corpus.start_id
     )
     train = corpus.train if novel else None
-    sets = scoring.Sets(samples, corpus.test, train, words, corpus.eos_id, fit)
+    sets = scoring.Sets(samples, corpus.test, train, words, corpus.eos_id, fit, corpus.music)
     found = []
     if isinstance(corpus.judge, Grammar):
         found += judged(corpus.judge, scoring.words_of(samples, sets), facts, temperature, config.seed)
-    for name in known_metrics(config.metrics) if temperature == 1.0 else []:
+    names = known_metrics(config.metrics, corpus.music is not None) if temperature == 1.0 else []
+    for name in names:
         try:
             found += scoring.score(sets, [name], facts, temperature, config.seed, embedder=config.embedder)
         except ValueError as e:  # too few sequences, or all alike: the run's other figures stand
@@ -220,16 +221,23 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended
         scores = [s.as_dict() for s in sweep(generator, corpus, config, draws.setdefault(name, {}))]
+        if corpus.music is not None:  # the last is the newest
+            _write(run / "music.json", tunes.described(generator, corpus, config.seed))
         rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name, "scores": scores})
     told, judged = verdict(rows, stage, draws)
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
     part = run / f".{verdicts.FILE}.part"
     verdicts.save_draws(part, draws)
     os.replace(part, run / verdicts.FILE)
-    part = run / ".scores.json.part"
-    part.write_text(json.dumps(result, indent=1))
-    os.replace(part, run / "scores.json")
+    _write(run / "scores.json", result)
     return result
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    """As JSON; the file appears whole."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(found, indent=1))
+    os.replace(part, path)
 
 
 def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
@@ -239,7 +247,8 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
     if corpus.oracle is None:
         real = corpus.train[slice(config.samples)]
         scores = text_scores(real, corpus, config, 1.0, novel=False)
-        return [{"name": "training text itself", "scores": [s.as_dict() for s in scores]}] if scores else []
+        name = "training tunes themselves" if corpus.music else "training text itself"
+        return [{"name": name, "scores": [s.as_dict() for s in scores]}] if scores else []
     if not (isinstance(corpus.oracle, Generator) and isinstance(corpus.oracle, nn.Module)):
         return []
     scores, _ = nll.all_nll(corpus.oracle, corpus, config.samples, config.seed)

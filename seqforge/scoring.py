@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import get_args
 
 import torch
 
 from seqforge.data.corpus import Split
+from seqforge.data.music import MusicConfig
 from seqforge.metrics import embedders, lm
 from seqforge.metrics.bleu import Smoothing, bleu, bleu_f1, reverse_bleu
 from seqforge.metrics.distinct import distinct
@@ -15,6 +17,8 @@ from seqforge.metrics.frechet import fed
 from seqforge.metrics.lengths import lengths
 from seqforge.metrics.mauve import mauve
 from seqforge.metrics.ms_jaccard import ms_jaccard
+from seqforge.metrics.music import NAMES as MUSIC
+from seqforge.metrics.music import Tunes, music_scores
 from seqforge.metrics.ngrams import References, Texts
 from seqforge.metrics.novelty import novelty
 from seqforge.metrics.score import Score
@@ -29,7 +33,8 @@ LEAST = 2  # sequences on either side
 class Sets:
     """What is scored, all over one vocabulary. words: the text of every id; fit: a recipe of a language model.
 
-    train: what the generator was trained on, where that is known: novelty and the LM score need it.
+    train: what the generator was trained on, where that is known: novelty and the LM score need it. music: how the
+    sequences are tunes, where they are.
     """
 
     samples: Split
@@ -38,15 +43,24 @@ class Sets:
     words: list[str]
     eos_id: int | None
     fit: lm.Fit
+    music: MusicConfig | None = None
+
+    @cached_property
+    def tunes(self) -> tuple[Tunes, Tunes]:
+        """The samples and the references decoded. Raises ValueError where they are none."""
+        if self.music is None:
+            raise ValueError("a metric of tunes, and these are none; leave it out")
+        samples, real = (Tunes.of_words(words_of(s, self), self.music) for s in (self.samples, self.references))
+        return samples, real
 
 
-def known_metrics(names: Sequence[str]) -> list[str]:
-    """`all` and `quick` written out. Raises ValueError naming one that is not known."""
-    found = []
+def known_metrics(names: Sequence[str], tunes: bool = False) -> list[str]:
+    """`all` and `quick` written out, with the metrics of music for `tunes`. Raises ValueError naming one not known."""
+    found, more = [], MUSIC if tunes else []
     for name in names:
-        group = {"all": QUICK + SLOW, "quick": QUICK}.get(name, [name])
-        if group == [name] and name not in QUICK + SLOW:
-            raise ValueError(f"unknown metric {name!r}; known: {', '.join(QUICK + SLOW)}, quick, all")
+        group = {"all": QUICK + SLOW + more, "quick": QUICK + more}.get(name, [name])
+        if group == [name] and name not in QUICK + SLOW + MUSIC:
+            raise ValueError(f"unknown metric {name!r}; known: {', '.join(QUICK + SLOW + MUSIC)}, quick, all")
         found += [g for g in group if g not in found]
     return found
 
@@ -67,7 +81,7 @@ def score(
             raise ValueError(f"{len(split)} {what}; the metrics need at least {LEAST}")
     words = tuple(sets.words)  # one object: what is held against each other shares it
     texts, real = (texts_of(s, sets.eos_id, words) for s in (sets.samples, sets.references))
-    names = known_metrics(names)
+    names = known_metrics(names, sets.music is not None)
     common = {"facts": facts, "temperature": temperature, "seed": seed}
     index = References(real) if any("bleu" in n and n != "self_bleu" for n in names) else None
     features: dict[str, object] = {}
@@ -83,6 +97,8 @@ def score(
             found += distinct(texts, **common)
         elif name == "ms_jaccard":
             found += ms_jaccard(texts, real, **common)
+        elif name in MUSIC:
+            found += music_scores(name, *sets.tunes, real.digest(), **common)  # type: ignore[arg-type]
         elif name == "length":
             found += lengths(texts, real, **common)
         elif name == "novelty" and sets.train is not None:

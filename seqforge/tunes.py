@@ -1,12 +1,35 @@
-"""What a run of music writes and reads besides words: MIDI files, pictures, a MIDI file as the prompt."""
+"""What a run of music writes and reads besides words: MIDI files, pictures, tunes for the report, a MIDI prompt."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seqforge.data import midi, music
+from seqforge.data.corpus import Corpus, Split
 from seqforge.data.music import MusicConfig
 from seqforge.data.readers.document import Flaw
+from seqforge.models.generator import Generator
+from seqforge.sampling import sample, uniform
+
+
+def described(generator: Generator, corpus: Corpus, seed: int, tunes: int = 4) -> dict[str, Any]:
+    """A few held-out and a few generated tunes: their notes (onset, length, pitch) and length, in quarters."""
+    assert corpus.music is not None
+    encoding = music.encoding_of(corpus.music)
+    rng = torch.Generator().manual_seed(seed)
+    drawn = sample(generator, uniform((tunes, corpus.max_length), rng, corpus.train.ids.device))
+    found = {}
+    for side, split in (("real", corpus.test[slice(tunes)]), ("generated", Split(drawn.ids, drawn.lengths))):
+        each = [encoding.decode(text.split()) for text in corpus.decode(split.ids, split.lengths)]
+        found[side] = [{"notes": in_quarters(t), "quarters": t.end / t.grid} for t in each]
+    return found
+
+
+def in_quarters(tune: midi.Tune) -> list[tuple[float, float, int]]:
+    """Onset, length and pitch of every note."""
+    return [(on / tune.grid, length / tune.grid, pitch) for on, length, pitch, _ in tune.notes.tolist()]
 
 
 def config_of(data: dict[str, Any]) -> MusicConfig | None:
@@ -59,6 +82,5 @@ def write(texts: Iterable[str], config: MusicConfig, folder: Path, tempo: float,
         whole += music.valid(encoding, words)
         midi.write_midi(tune, folder / f"tune-{count:03}.mid", tempo)
         if images:
-            notes = [(s / tune.grid, d / tune.grid, p) for s, d, p, _ in tune.notes.tolist()]
-            rolls.roll_png(notes, tune.end / tune.grid, folder / f"tune-{count:03}.png")
+            rolls.roll_png(in_quarters(tune), tune.end / tune.grid, folder / f"tune-{count:03}.png")
     return count, whole

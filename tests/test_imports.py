@@ -34,7 +34,7 @@ TABLE = {
     "seqforge.dialogues": "seqforge.corpora seqforge.pairs seqforge.grammars seqforge.data*",
     "seqforge.grammars": "",
     "seqforge.generate": "seqforge.sampling seqforge.models.generator seqforge.data*",
-    "seqforge.tunes": "seqforge.data* seqforge.report.rolls",
+    "seqforge.tunes": "seqforge.data* seqforge.sampling seqforge.models.generator seqforge.report.rolls",
     "seqforge.scoring": "seqforge.metrics* seqforge.data*",
     "seqforge.metrics*": "seqforge seqforge.metrics* seqforge.sampling seqforge.models.generator seqforge.data*",
     "seqforge.methods*": "* !seqforge.evaluate !seqforge.compare !seqforge.report* "

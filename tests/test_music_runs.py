@@ -3,6 +3,7 @@
 import json
 
 import mido
+import numpy as np
 import pretty_midi
 import pytest
 from music_files import by_mido, folder, save
@@ -11,6 +12,8 @@ from seqforge.cli import main
 from seqforge.data import midi, music
 from seqforge.data.music import MusicConfig
 from seqforge.evaluate import find_checkpoint, load_tokenizer
+from seqforge.report import sound
+from seqforge.report.music import read_music
 
 SMALL = ["--generator.hidden", "8", "--generator.embedding", "8", "--mle.epochs", "2", "--mle.batch", "16"]
 SMALL += ["--evaluate.samples", "24", "--evaluate.temperatures", "[1.0]", "--monitor.samples", "16"]
@@ -115,3 +118,44 @@ def test_inspecting_a_folder(tmp_path, capsys):
     assert found["settings"]["data.format"] == "midi"
     assert found["splits"]["train"]["sequences"] == 16 * 4
     assert found["files"]["train"]["skipped"] == {"no MIDI": 1}
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_shows_real_and_generated_tunes(runs):
+    page = (runs / "melody" / "report.html").read_text()
+    shown = json.loads((runs / "melody" / "music.json").read_text())
+    assert len(shown["real"]) == 2  # a tenth of 14 tunes, two phrases
+    assert page.count("Held out <small>") == 2
+    assert page.count("Generated <small>") == 4
+    heard = sum(bool(t["notes"]) for side in shown.values() for t in side)
+    assert page.count('<audio controls preload="none" src="data:audio/wav;base64,') == heard > 0
+    assert "media-src data:" in page
+    assert f"piano roll of {len(shown['real'][0]['notes'])} notes over" in page
+
+
+def test_scores_of_tunes_beside_held_out_tunes(runs):
+    scores = json.loads((runs / "remi" / "scores.json").read_text())
+    names = {s["name"] for s in scores["generators"][-1]["scores"]}
+    (real,) = scores["references"]
+    assert real["name"] == "training tunes themselves"
+    values = {s["name"]: s["value"] for s in real["scores"]}
+    assert {"validity", "scale_consistency_references", "note_bleu4", "self_bleu2"} <= names | set(values)
+    assert (values["validity"], values["scale_consistency"], values["empty_bars"]) == (1, 1, 0)
+    assert values["polyphony"] == values["polyphony_references"] == 4  # a melody over chords of three
+
+
+def test_a_tone_sounds_at_its_pitch():
+    wave = sound.samples([(0.0, 2.0, 69)])
+    assert len(wave) == pytest.approx(sound.RATE * 1.1, abs=2)
+    spectrum = abs(np.fft.rfft(wave[: sound.RATE]))
+    assert spectrum.argmax() == 440
+    assert abs(wave).max() == pytest.approx(1)
+
+
+def test_a_broken_file_of_tunes_is_told(tmp_path):
+    (tmp_path / "music.json").write_text('{"real": [{"notes": [[0, 1, 300]], "quarters": 4}], "generated": []}')
+    found, told = read_music(tmp_path)
+    assert found is None
+    assert "no tune has" in told[0]

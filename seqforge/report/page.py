@@ -13,6 +13,7 @@ from seqforge.report.figures import curve_svg, curves_figure, frontier_svg, styl
 from seqforge.report.folder import Folder, number, read_folder
 from seqforge.report.frontier import frontier_lines, subjects
 from seqforge.report.hierarchy import panels, read_hierarchy
+from seqforge.report.music import read_music, rows
 from seqforge.report.tables import (
     DIFFERS,
     Table,
@@ -81,6 +82,7 @@ def page_view(folder: Folder) -> dict[str, Any]:
     comparison = side_by_side(folder.scores) if subjects(folder.scores) else None
     warnings = folder.of_kind("warning")
     hierarchy, unread = read_hierarchy(folder.path)
+    music, unheard = read_music(folder.path)
     return {
         "name": folder.name,
         "method": str(folder.config.get("method", "unknown method")),
@@ -94,12 +96,13 @@ def page_view(folder: Folder) -> dict[str, Any]:
         "frontier_table": frontier_table(lines),
         "hierarchy": panels(hierarchy) if hierarchy else [],
         "step_size": hierarchy.step_size if hierarchy else None,
+        "music": rows(music) if music else [],
         "samples": folder.samples,
         "facts": Table("The run", ("what", "value"), facts(folder)),
         "config": config_table(folder.config),
         "warnings": warnings[:MOST_WARNINGS],
         "more_warnings": len(warnings[MOST_WARNINGS:]),
-        "missing": folder.missing + unread + missing(folder, curves, left_out, bool(lines)),
+        "missing": folder.missing + unread + unheard + missing(folder, curves, left_out, bool(lines)),
     }
 
 
