@@ -13,7 +13,7 @@ from benchmarks import plain
 from seqforge import corpora, discriminate, objectives, rewards
 from seqforge.corpora import DataConfig
 from seqforge.data.corpus import Split
-from seqforge.methods import leakgan, scratchgan
+from seqforge.methods import cot, leakgan, scratchgan
 from seqforge.methods.mle import trainable, update
 from seqforge.metrics import bleu, ngrams, self_bleu
 from seqforge.models.discriminators import PUBLISHED_FILTERS, PUBLISHED_WIDTHS, CNNDiscriminator
@@ -220,6 +220,29 @@ def scratchgan_step(device: torch.device) -> dict:
     }  # fmt: skip
 
 
+def cot_step(device: torch.device) -> dict:
+    """Cooperative training, batch 64, generator LSTM 32, mediator LSTM 64: a step of either with its sampling, against
+    T at V 5,000 and against V at T 20.
+    """
+    seconds, config = {}, cot.CoTConfig()
+    for v, t in [(V, 10), (V, 20), (V, 40), (V, 80), (1000, T), (10_000, T), (50_000, T)]:
+        generator, ids, lengths, rng = world(device, v, t)
+        mediator = LSTMGenerator(v, embedding=64, hidden=64, dropout=0.2).to(device)
+        optimizer, m_optimizer = (torch.optim.Adam(trainable(m), lr=1e-3, fused=True) for m in (generator, mediator))
+        real = Split(ids[:B], lengths[:B])
+
+        def teach(g=generator, m=mediator, o=m_optimizer, real=real, t=t) -> None:
+            update(m, o, cot.mediator_loss(m.train(), real, sample(g.eval(), uniform((B, t), rng, device))), 5.0)  # noqa: B023
+
+        def follow(g=generator, m=mediator, o=optimizer, t=t) -> None:
+            fake = sample(g.eval(), uniform((B, t), rng, device))  # noqa: B023
+            update(g, o, cot.generator_loss(g.train(), m.eval(), fake, config)[0], 5.0)
+
+        for what, work in (("mediator", teach), ("generator", follow)):
+            seconds[f"V {v}, T {t}, {what}"] = median(work, 5)
+    return {"seconds": seconds}
+
+
 def made_up_text(n: int, mean: int, types: int, seed: int) -> list[str]:
     """n lines of words drawn by Zipf's law, their lengths by a binomial law about `mean`."""
     rng = np.random.default_rng(seed)
@@ -256,6 +279,7 @@ SECTIONS: dict[str, Callable[[torch.device], dict]] = {
     "discriminator_epoch": discriminator_epoch,
     "leakgan": leakgan_steps,
     "scratchgan": scratchgan_step,
+    "cot": cot_step,
     "scaling": scaling,
     "text": text,
 }

@@ -136,6 +136,12 @@ def test_the_command_as_a_process(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_needs_no_option(method):
+    """`seqforge train mle` was refused with a word of Python's: what stands beside the last of no arguments."""
+    assert options.parse_train(method, [])["seed"] == 0
+
+
 # --- mistakes ------------------------------------------------------------------------------------------
 
 

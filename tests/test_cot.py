@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,8 @@ from seqforge.data.corpus import Split
 from seqforge.methods import cot, mle
 from seqforge.methods.cot import CoTConfig, generator_loss, mediator_loss
 from seqforge.methods.mle import MLEConfig, MonitorConfig
-from seqforge.models.lstm import LSTMConfig
+from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.options import parse_train
 from seqforge.run import CheckpointConfig, Run
 from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_divergence, weighted_nll
 
@@ -174,9 +177,15 @@ def run_of(folder, seed: int = 3, **options):
     return generator, run
 
 
-def log(run: Run) -> list[dict]:
+def log(run: Run, phase: str = "cooperative") -> list[dict]:
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
-    return [r for r in lines if r["kind"] == "train"]
+    return [r for r in lines if r["kind"] == "train" and r["phase"] == phase]
+
+
+def kept(run: Run, name: str) -> LSTMGenerator:
+    model = run._models[name]
+    assert isinstance(model, LSTMGenerator)
+    return model
 
 
 @pytest.mark.parametrize(("gradient", "rounds"), [("local", 6), ("whole", 16)])
@@ -223,12 +232,73 @@ def test_a_mediator_that_stands_still_is_trained_before_and_never_again(tmp_path
         return plain(mediator, real, fake)
 
     monkeypatch.setattr(cot, "mediator_loss", watch)
-    _, run = run_of(tmp_path / "run", rounds=2, steps=3, m_steps=0, m_pretrain=7, mediator_reads="real")
-    assert seen == [(True, True)] * 7
+    _, run = run_of(tmp_path / "run", rounds=2, steps=3, m_steps=0, m_pretrain=2, mediator_reads="real")
+    assert seen == [(True, True)] * 6
     assert "mediator_nll" not in log(run)[0]
     seen.clear()
     run_of(tmp_path / "moving", rounds=2, steps=3, m_steps=2)
     assert seen == [(True, False)] * 12
+
+
+def test_a_fixed_mediator_is_the_best_it_was_and_does_not_move(tmp_path):
+    """A step size at which it gets worse again: the round taken is the one before that."""
+    alone = {"m_steps": 0, "m_pretrain": 8, "mediator_reads": "real", "m_lr": 0.3, "steps": 10}
+    _, run = run_of(tmp_path / "run", rounds=0, **alone)
+    found = [r["mediator_nll_valid"] for r in log(run, "mediator")]
+    assert found[-1] > min(found) + 0.01
+    mediator = kept(run, "mediator")
+    assert mle.validation_nll(mediator, runs_of_one_token().valid) == pytest.approx(min(found), abs=1e-9)
+    _, longer = run_of(tmp_path / "longer", rounds=3, **alone)
+    assert all(torch.equal(v, mediator.state_dict()[k]) for k, v in kept(longer, "mediator").state_dict().items())
+    assert "mediator.best" not in longer._kept
+
+
+def test_a_mediator_of_real_sequences_that_moves_is_likelihood_alone(tmp_path, monkeypatch):
+    """It learns as MLE does, whatever the generator does: its loss takes real sequences only, at every turn."""
+    seen, plain = [], cot.mediator_loss
+    real = {tuple(row) for row in runs_of_one_token().train.ids.tolist()}
+
+    def watch(mediator, ours, fake):
+        seen.append(fake is None and all(tuple(row) in real for row in ours.ids.tolist()))
+        return plain(mediator, ours, fake)
+
+    monkeypatch.setattr(cot, "mediator_loss", watch)
+    mediators = [
+        kept(run_of(tmp_path / str(lr), rounds=3, steps=10, mediator_reads="real", lr=lr)[1], "mediator")
+        for lr in (0.01, 0.001)
+    ]
+    assert seen == [True] * 60
+    assert torch.equal(mediators[0].head.weight, mediators[1].head.weight)
+    mixed = [kept(run_of(tmp_path / f"m{lr}", rounds=3, steps=10, lr=lr)[1], "mediator") for lr in (0.01, 0.001)]
+    assert not torch.equal(mixed[0].head.weight, mixed[1].head.weight)
+
+
+def test_the_commands_of_the_page_are_options_that_are_there():
+    page = (Path(__file__).parents[1] / "docs" / "methods" / "cot.md").read_text()
+    told = [
+        re.sub("#.*", "", line) for line in re.findall(r"^(?:ablate [a-z-]+ |\| [^|\n]*\? \| `)(--[^`\n]*)", page, re.M)
+    ]
+    assert len(told) >= 9
+    for line in told:
+        changed = [a.removeprefix("--") for a in line.split() if a.startswith("--")]
+        values = parse_train("cot", ["--recipe", "cot-oracle", *line.split()])
+        plain = parse_train("cot", ["--recipe", "cot-oracle"])
+        assert all(values[name] != plain[name] for name in changed), line
+    for line in re.findall(r"^ *seqforge train (.*?) --(?:seed|data)", page, re.M):
+        method, *argv = line.split()
+        parse_train(method, argv)
+
+
+@pytest.mark.parametrize(("dropout", "hidden"), [(0.0, 16), (0.5, 16), (0.0, 5)])
+def test_dropout_and_size_are_the_mediators_own(dropout, hidden, tmp_path):
+    sizes = LSTMConfig(embedding=8, hidden=hidden, dropout=dropout)
+    _, run = run_of(tmp_path / "run", rounds=1, steps=2, mediator=sizes)
+    mediator, generator = kept(run, "mediator"), kept(run, "generator")
+    assert (mediator.drop.p, mediator.lstm.hidden_size) == (dropout, hidden)
+    assert (generator.drop.p, generator.lstm.hidden_size) == (0.0, 16)
+    split = runs_of_one_token().train
+    losses = [mediator_loss(mediator.train(), split, None).item() for _ in range(2)]
+    assert (losses[0] == losses[1]) == (dropout == 0)
 
 
 def test_the_mediator_is_read_without_dropout_and_the_generator_drawn_without(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.seqgan import SeqGANConfig
-from seqforge.models.lstm import LSTMConfig
+from seqforge.models.kinds import GeneratorConfig
 from seqforge.run import CheckpointConfig, Run
 from seqforge.training import Interrupted, RunConfig, resume, train
 
@@ -35,7 +35,9 @@ CONFIG = RunConfig(
     seed=3, data=ORACLE, checkpoint=CheckpointConfig(seconds=0.0), evaluate=EvaluateConfig(16, [1.0, 0.8])
 )
 METHOD = MLETrainConfig(
-    LSTMConfig(embedding=4, hidden=4, dropout=0.2), MLEConfig(epochs=3, batch=32), MonitorConfig(every=1, samples=16)
+    GeneratorConfig(embedding=4, hidden=4, dropout=0.2),
+    MLEConfig(epochs=3, batch=32),
+    MonitorConfig(every=1, samples=16),
 )
 ARGV = [
     *["mle", "--seed", "3", "--data.vocab_size", "12", "--data.max_length", "5", "--data.oracle_embedding", "3"],

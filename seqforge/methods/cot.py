@@ -12,8 +12,8 @@ Jensen-Shannon divergence. Details:
     at any lengths
  3) the mediator's dropout is off while the generator reads it
  4) a start from likelihood, early stopping on validation NLL and an average of the weights are options (theirs: none)
- 5) `mediator_reads real`, `m_pretrain` with `m_steps 0`: the mediators to compare with, a teacher of real text only
-    and one that does not move
+ 5) the mediators to compare with: `mediator_reads real`, a teacher of real text only; `m_pretrain` with `m_steps 0`,
+    one that is trained first, taken at its lowest validation NLL, and stands still
 """
 
 import copy
@@ -49,7 +49,7 @@ class CoTConfig:
         batch: sequences a step of either (CoT: 64)
         m_steps: mediator steps a turn; 0: it stays as it is (CoT: 1)
         g_steps: generator steps a turn (CoT: 1)
-        m_pretrain: mediator steps before the first round (CoT: 0)
+        m_pretrain: rounds of `steps` mediator steps before the first, of which the best by validation is taken (CoT: 0)
         mediator_reads: what the mediator learns from (CoT: the mixture)
         gradient: local: divergence at prefixes taken as given; whole: with what a token does to the prefixes after it
         baseline: what is taken off the divergence still to come, for gradient whole
@@ -118,7 +118,7 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         "mediator.optimizer",
         torch.optim.AdamW(mle.trainable(mediator), lr=config.m_lr, weight_decay=config.m_weight_decay, fused=True),
     )
-    best, train = run.keep("best", mle.Best()), corpus.train
+    best, m_best, train = run.keep("best", mle.Best()), run.keep("mediator.best", mle.Best()), corpus.train
 
     def drawn() -> Samples:
         noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
@@ -131,8 +131,15 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         mediator.eval()
         return loss.detach()
 
-    for _ in run.loop("mediator", config.m_pretrain):
-        teach_mediator()
+    for round_ in run.loop("mediator", config.m_pretrain):
+        m_nll = float(torch.stack([teach_mediator() for _ in range(config.steps)]).mean())
+        m_valid = mle.validation_nll(mediator, corpus.valid)
+        m_best.update(m_valid, mediator)
+        run.log("mediator", "train", round=round_, mediator_nll=m_nll, mediator_nll_valid=m_valid)
+    if run.once("mediator.chosen") and m_best.weights:
+        mediator.load_state_dict(m_best.weights)
+    run.drop("mediator.best")
+    mediator.eval()  # one that stands still is never told again, and a resumed one never was
     for round_ in run.loop("cooperative", config.rounds):
         sums = torch.zeros(3, device=run.device)
         for turn in range(round_ * config.steps, (round_ + 1) * config.steps):
