@@ -6,8 +6,9 @@ import json
 import pickle
 import pickletools
 import sys
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +18,11 @@ from tokenizers import Tokenizer
 from seqforge import corpora, evaluate, options, scoring
 from seqforge.cli_runs import names_of, sink
 from seqforge.corpora import DataConfig
-from seqforge.data import fetch, inspect, published, tokens
+from seqforge.data import fetch, inspect, music, published, tokens
 from seqforge.data.corpus import Split
+from seqforge.data.music import MusicConfig
 from seqforge.data.pack import Lengths, pack
-from seqforge.data.readers import Document, Format, OnError, read
+from seqforge.data.readers import Document, Format, read
 from seqforge.data.readers.files import BOM
 from seqforge.methods.mle import fit_language_model
 from seqforge.options import Parser
@@ -202,12 +204,12 @@ def _words_of(found: Any, path: Path) -> list[str]:
 
 
 def score_(argv: list[str]) -> int:
-    """Score a file of sentences against another: seqforge score --samples A --references B."""
+    """Score a file of sentences, or a folder of MIDI, against another: seqforge score --samples A --references B."""
     parser = Parser(prog="seqforge score", description=score_.__doc__)
-    parser.add_argument("--samples", required=True, help="file of the sentences to score")
+    parser.add_argument("--samples", required=True, help="file of the sentences, or folder of the tunes, to score")
     parser.add_argument("--references", required=True, help="file of real sentences, unseen in training")
     parser.add_argument("--train", help="file of the sentences trained on, for novelty and the LM score")
-    known = ", ".join([*scoring.QUICK, *scoring.SLOW])
+    known = ", ".join([*scoring.QUICK, *scoring.SLOW, *scoring.MUSIC])
     parser.add_argument("--metrics", type=names_of, default=["quick"], help=f"such as bleu,mauve, of {known}; or all")
     parser.add_argument("--tokenizer", default="auto", help="word, punct, char, ids, a tokenizer.json; auto looks")
     parser.add_argument("--lowercase", action="store_true", help="read all as lower case")
@@ -217,16 +219,18 @@ def score_(argv: list[str]) -> int:
     parser.add_argument("--embedder", default="tfidf", help="of fed and mauve: tfidf, or st:MODEL")
     parser.add_argument("--format", type=Format, default="auto", help="how the files are read")
     parser.add_argument("--column", help="field or column that holds the text")
-    parser.add_argument("--on_error", type=OnError, default="stop", help="skip leaves out what cannot be read")
+    parser.add_argument("--on_error", type=Literal["auto", "stop", "skip"], default="auto",
+                        help="skip leaves out what cannot be read; auto does so with MIDI")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of the bootstrap and of what must be fitted")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
+    parser.add_class_arguments(MusicConfig, "music")
     args = parser.parse_args(argv)
-    names = scoring.known_metrics(args.metrics)
+    scoring.known_metrics(args.metrics)
     for name in NEED_TRAIN:
         if name in args.metrics and not args.train:
             raise ValueError(f"--metrics {name}: needs the text trained on; give it by --train FILE")
     sets, kind = _sets_of(args)
-    found = scoring.score(sets, names, {"tok": kind}, None, args.seed, args.smoothing, args.embedder)
+    found = scoring.score(sets, args.metrics, {"tok": kind}, None, args.seed, args.smoothing, args.embedder)
     plain = [asdict(s) for s in found]
     print(json.dumps(plain, indent=1)) if args.json else print_metrics(plain)
     return 0
@@ -235,10 +239,9 @@ def score_(argv: list[str]) -> int:
 def _sets_of(args: Any) -> tuple[scoring.Sets, str]:
     """The files read, tokenised over one vocabulary, and the kind of their tokens."""
     files = {"samples": args.samples, "references": args.references} | ({"train": args.train} if args.train else {})
-    documents = {}
     config = DataConfig(format=args.format, column=args.column, on_error=args.on_error)
-    for name, path in files.items():
-        documents[name] = corpora.read_document(path, config)
+    config = replace(config, music=build(MusicConfig, args.music.as_dict()))
+    documents, played = _documents(files, config)
     if documents["samples"].texts == documents["references"].texts:
         raise ValueError(
             f"{args.samples} and {args.references} hold the same sequences; --references needs real text of its own"
@@ -248,14 +251,39 @@ def _sets_of(args: Any) -> tuple[scoring.Sets, str]:
         if most is not None and not 0 < most <= len(texts[name]):
             raise ValueError(f"asked for {most} {name}, but {files[name]} has {len(texts[name])}")
         texts[name] = texts[name][:most]
+    if played:
+        args.tokenizer = "word"  # of words that stand between blanks
     tokenizer, kind, eos_id = _scoring_tokenizer(args, documents, texts)
+    kind = music.encoding_of(config.music).name if played else kind
     splits = {name: _split_of(tokenizer, eos_id, documents[name], part) for name, part in texts.items()}
     width = max(s.ids.shape[1] for s in splits.values())
     assert width <= LONGEST_SCORED + 1
     vocabulary = {i: w for w, i in tokenizer.get_vocab().items()}
     words = [vocabulary.get(i, "") for i in range(tokens.size_of(tokenizer))]
     fit: Callable = functools.partial(fit_language_model, vocab_size=len(words), eos_id=eos_id, start_id=eos_id)
-    return scoring.Sets(splits["samples"], splits["references"], splits.get("train"), words, eos_id, fit), kind
+    tunes = config.music if played else None
+    return scoring.Sets(splits["samples"], splits["references"], splits.get("train"), words, eos_id, fit, tunes), kind
+
+
+def _documents(files: dict[str, str], config: DataConfig) -> tuple[dict[str, Document], bool]:
+    """What the files hold, and whether they are tunes: folders of MIDI, all of them."""
+    played = [name for name, path in files.items() if Path(path).exists() and _is_music(path, config)]
+    if not played:
+        return {name: corpora.read_document(path, config) for name, path in files.items()}, False
+    if len(played) < len(files):
+        text = next(path for name, path in files.items() if name not in played)
+        raise ValueError(f"{text}: not MIDI, but the others are; give folders of MIDI for all")
+    documents = {}
+    for name, path in files.items():
+        read = music.read_folder(Path(path), config.music, config.on_error == "stop")
+        for sentence in music.told(Path(path), read):
+            warnings.warn(sentence, stacklevel=2)
+        documents[name] = music.document(path, read, config.music, name)
+    return documents, True
+
+
+def _is_music(path: str, config: DataConfig) -> bool:
+    return corpora.is_music(replace(config, source=path))
 
 
 def _scoring_tokenizer(args: Any, documents: dict[str, Document], texts: dict[str, list[str]]):

@@ -1,6 +1,7 @@
 """From a folder of MIDI to tunes one can play: training, generating, scoring, the report."""
 
 import json
+import time
 
 import mido
 import numpy as np
@@ -118,6 +119,46 @@ def test_inspecting_a_folder(tmp_path, capsys):
     assert found["settings"]["data.format"] == "midi"
     assert found["splits"]["train"]["sequences"] == 16 * 4
     assert found["files"]["train"]["skipped"] == {"no MIDI": 1}
+
+
+def test_the_tiny_recipe_trains_on_any_folder(tmp_path):
+    folder(tmp_path / "tunes", 20)
+    begun = time.process_time()
+    argv = ["train", "seqgan", "--recipe", "music-tiny", "--data", str(tmp_path / "tunes")]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    assert time.process_time() - begun < 20
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    assert [g["name"] for g in scores["generators"]] == ["pre-trained", "final"]
+    assert main(["evaluate", str(tmp_path / "run"), "--metrics", "validity", "--samples", "8"]) == 0
+    (score,) = [s for s in json.loads((tmp_path / "run" / "scores.json").read_text())["references"][0]["scores"]]
+    assert (score["name"], score["value"]) == ("validity", 1.0)
+
+
+def test_scoring_a_folder_of_tunes_against_another(tmp_path, capsys):
+    """Equal ones in other folders: what `score` says of files is what the metrics say of tunes."""
+    a, b = folder(tmp_path / "a", 6), folder(tmp_path / "b", 12)
+    (a / "words.txt").write_text("no tune")
+    argv = ["score", "--samples", str(a), "--references", str(b), "--train", str(b), "--json"]
+    assert main(argv) == 0
+    found = {s["name"]: s for s in json.loads(capsys.readouterr().out)}
+    assert (found["validity"]["value"], found["copies"]["value"], found["bleu4"]["value"]) == (1, 1, 1)
+    assert "tok:melody-holds-4" in found["note_bleu4"]["signature"]
+    assert "n:12" in found["validity"]["signature"]  # six tunes of eight bars, four a phrase
+    chords = ["--music.encoding", "remi", "--metrics", "polyphony"]
+    assert main([*argv, *chords]) == 0
+    found = {s["name"]: s["value"] for s in json.loads(capsys.readouterr().out)}
+    assert found["polyphony"] == 4
+    (tmp_path / "text.txt").write_text("a\nb\n")
+    assert main(["score", "--samples", str(a), "--references", str(tmp_path / "text.txt")]) == 2
+    assert "text.txt: not MIDI, but the others are" in capsys.readouterr().err
+
+
+def test_a_metric_of_tunes_on_text_is_refused(tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(f"some words\nand {name}\n")
+    argv = ["score", "--samples", str(tmp_path / "a.txt"), "--references", str(tmp_path / "b.txt")]
+    assert main([*argv, "--metrics", "polyphony"]) == 2
+    assert "a metric of tunes, and these are none" in capsys.readouterr().err
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
