@@ -163,14 +163,19 @@ def show_scores(run: Path) -> None:
 
 
 def report_(argv: list[str]) -> int:
-    """Write a run's report, one self-contained page: seqforge report RUN."""
+    """Write the report of one run or several, one self-contained page: seqforge report RUN [RUN ...]."""
     from seqforge import report
 
     parser = Parser(prog="seqforge report", description=report_.__doc__)
-    parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--out", type=Path, help="file to write (default: report.html in the run folder)")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    parser.add_argument(
+        "--out", type=Path, help="file to write (default: report.html in the run folder; needed for several)"
+    )
     args = parser.parse_args(argv)
-    out.print(str(report.build(args.run, args.out)), markup=False, soft_wrap=True)
+    if len(args.runs) > 1 and args.out is None:
+        raise ValueError(f"a report of {len(args.runs)} runs needs --out FILE")
+    page = report.build(args.runs[0], args.out) if len(args.runs) == 1 else report.build_many(args.runs, args.out)
+    out.print(str(page), markup=False, soft_wrap=True)
     return 0
 
 
@@ -188,6 +193,11 @@ def compare_(argv: list[str]) -> int:
         report.compare_png(args.runs, args.plot)
     print(json.dumps(found, indent=1)) if args.json else print_comparison(found)
     return 0
+
+
+def show_comparison(runs: list[Path]) -> None:
+    """The table of several runs."""
+    print_comparison(compare.compare(runs))
 
 
 def export_(argv: list[str]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from seqforge.frontier import gap_at_one, gap_over_range, mean_interval
+from seqforge.verdict import Judgement, over_seeds, reason
 
 
 def read_run(run: Path) -> tuple[dict, dict]:
@@ -105,7 +106,22 @@ def _summary(by_seed: dict[int, dict]) -> dict:
         "seeds": sorted(by_seed),
         "scores": {name: mean_interval(values) for name, values in plain.items()},
         "to_pretrained": _both_gaps(pairs),
+        "verdicts": _verdicts(by_seed),
     }
+
+
+def _verdicts(by_seed: dict[int, dict]) -> list[dict]:
+    """On each frontier the verdict over all seeds that have one, with its reason in words."""
+    by_frontier: dict[str, list[Judgement]] = {}
+    for scores in by_seed.values():
+        for found in scores.get("judgements", []):
+            by_frontier.setdefault(found["frontier"], []).append(Judgement(**found))
+    out = []
+    for each in by_frontier.values():
+        j = over_seeds(each) if len(each) > 1 else each[0]
+        words = [one.word for one in each]
+        out.append({**j.as_dict(), "each": words, "reason": reason(j, "the pre-trained generator")})
+    return out
 
 
 def _both_gaps(pairs: dict[int, tuple[list[dict], list[dict]]]) -> dict:

@@ -89,6 +89,9 @@ def print_comparison(found: dict) -> None:
         table.add_row(name, str(len(g["seeds"])), *[_with_interval(g["scores"].get(k)) for k in names])
     out.print(table)
     out.print("temperature 1, likelihoods in nats per token, mean ± 95 % interval over seeds; all scores by --json\n")
+    for name, g in groups.items():
+        for v in g["verdicts"][:1]:
+            out.print(f"{name}: {v['word']} MLE: {v['reason']}\n", markup=False)
     if "nll_oracle" not in names:
         return
     out.print("NLL_oracle at equal NLL_test, less that of:")

@@ -45,6 +45,7 @@ TABLE = {
     "seqforge.training": "*",
     "seqforge.settings": "seqforge.corpora seqforge.data* seqforge.evaluate seqforge.run",
     "seqforge.tables": "seqforge.frontier",
+    "seqforge.seeds": "",
     "seqforge.options": "*",
     "seqforge.cli*": "*",
 }
