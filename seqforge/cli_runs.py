@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -14,13 +15,13 @@ from jsonargparse import Namespace
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from seqforge import compare, corpora, evaluate, generate, recipes, watch
+from seqforge import compare, corpora, evaluate, generate, recipes, seeds, watch
 from seqforge.data.tokens import unknown_id
 from seqforge.evaluate import EvaluateConfig
 from seqforge.options import Parser
 from seqforge.sampling import Filter
 from seqforge.settings import RunConfig, build, settle
-from seqforge.tables import out, print_comparison, print_scores
+from seqforge.tables import comparison_latex, comparison_markdown, out, print_comparison, print_scores
 from seqforge.training import write_report
 
 
@@ -180,19 +181,41 @@ def report_(argv: list[str]) -> int:
 
 
 def compare_(argv: list[str]) -> int:
-    """Compare finished runs at equal NLL_test, seeds grouped: seqforge compare RUN RUN ..."""
+    """Compare finished runs at equal diversity, seeds grouped: seqforge compare RUN RUN ..."""
     parser = Parser(prog="seqforge compare", description=compare_.__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders; the first names the group others are held to")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        help="run folders, or folders of seeds; the first names the group others are held to",
+    )
+    parser.add_argument("--json", action="store_true", help="short for --format json")
+    parser.add_argument("--format", default="table", help="table, json, markdown or latex (for booktabs)")
     parser.add_argument("--plot", type=Path, help="write NLL_oracle over NLL_test of all runs to this PNG")
     args = parser.parse_args(argv)
-    found = compare.compare(args.runs)
+    if args.format != "table" and args.format not in FORMATS:
+        raise ValueError(f"--format is {args.format!r}, but must be one of: table, {', '.join(FORMATS)}")
+    runs = [
+        run for folder in args.runs for run in (seeds.runs_of(folder) if (folder / seeds.FILE).is_file() else [folder])
+    ]
+    found = compare.compare(runs)
     if args.plot:
         from seqforge import report
 
-        report.compare_png(args.runs, args.plot)
-    print(json.dumps(found, indent=1)) if args.json else print_comparison(found)
+        report.compare_png(runs, args.plot)
+    shown = "json" if args.json else args.format
+    if shown == "table":
+        print_comparison(found)
+    else:
+        print(FORMATS[shown](found))
     return 0
+
+
+FORMATS = {
+    "json": functools.partial(json.dumps, indent=1),
+    "markdown": comparison_markdown,
+    "latex": comparison_latex,
+}
 
 
 def show_comparison(runs: list[Path]) -> None:
