@@ -6,16 +6,17 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
+import argparse
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from seqforge import __version__, cli_data, cli_runs, cli_sweep, options
+from seqforge import __version__, cli_data, cli_runs, cli_sweep, options, seeds
 from seqforge.options import Parser
 from seqforge.settings import RunConfig, build
 from seqforge.tables import out
-from seqforge.training import METHODS, Interrupted, resume, train, write_report
+from seqforge.training import METHODS, Interrupted, free_folder, resume, train, write_report
 
 
 def train_(argv: list[str]) -> int:
@@ -27,11 +28,47 @@ def train_(argv: list[str]) -> int:
         print("\n`seqforge train METHOD --help` explains every option; `seqforge recipes` lists ready settings.")
         return 0 if argv else 2
     method = options.known(argv[0], list(METHODS), "method")
+    if any(a.partition("=")[0] == "--seeds" for a in argv) and not {"-h", "--help"} & set(argv):
+        return _train_seeds(method, argv[1:])
     values = options.parse_train(method, argv[1:]).as_dict()
     recipe, given, start = values.pop("recipe"), values.pop("out"), values.pop("from")
+    values.pop("seeds")
+    if values.pop("at_once"):
+        raise ValueError("--at-once is for several seeds; give --seeds 1,2,3 with it")
     config, method_config = build(RunConfig, values), build(METHODS[method][0], values)
     _warn_if_busy(config.threads)
     return _show(train(method, config, method_config, given, start, recipe))
+
+
+def _train_seeds(method: str, argv: list[str]) -> int:
+    """The same training for each of --seeds, in one folder."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--seeds", "--at-once", "--out"):
+        early.add_argument(name, nargs="?")
+    args, rest = early.parse_known_args(argv)
+    wanted, together = seeds.parse(args.seeds or ""), args.at_once or "0"
+    if any(a.partition("=")[0] == "--seed" for a in rest):
+        raise ValueError("--seed and --seeds exclude each other; give one of them")
+    values = options.parse_train(method, [*rest, "--seed", str(wanted[0])]).as_dict()  # refused once, before any starts
+    for cls in (RunConfig, METHODS[method][0]):
+        build(cls, values)
+    limit = seeds.at_once(int(together) if together.isdigit() else -1, len(wanted))
+    folder = Path(args.out) if args.out else free_folder(f"{method}-seeds")
+    seeds.begin(folder, method, rest, wanted)
+    return _end_seeds(folder, limit)
+
+
+def _end_seeds(folder: Path, limit: int) -> int:
+    try:
+        seeds.carry_out(folder, limit)
+    except KeyboardInterrupt as e:
+        raise Interrupted(f"interrupted; to go on: seqforge resume {folder}") from e
+    from seqforge import report
+
+    cli_runs.show_comparison(seeds.runs_of(folder))
+    page = report.build_many(seeds.runs_of(folder), folder / "report.html")
+    out.print(f"runs {folder}/seed-*  report {page}", markup=False, soft_wrap=True)
+    return 0
 
 
 def _warn_if_busy(threads: int) -> None:
@@ -50,6 +87,8 @@ def resume_(argv: list[str]) -> int:
     parser = Parser(prog="seqforge resume", description=resume_.__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     folder = parser.parse_args(argv).run
+    if (folder / seeds.FILE).is_file():
+        return _end_seeds(folder, seeds.at_once(0, len(seeds.runs_of(folder))))
     if resume(folder):
         return _show(folder)
     page = folder / "report.html"

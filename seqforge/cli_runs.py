@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from jsonargparse import Namespace
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from seqforge import compare, corpora, evaluate, generate, recipes, tunes, watch
+from seqforge import compare, corpora, evaluate, generate, recipes, seeds, tunes, watch
 from seqforge.data.midi import SUFFIXES
 from seqforge.data.music import MusicConfig
 from seqforge.data.tokens import unknown_id
@@ -22,7 +23,7 @@ from seqforge.evaluate import EvaluateConfig
 from seqforge.options import Parser
 from seqforge.sampling import Filter
 from seqforge.settings import RunConfig, build, settle
-from seqforge.tables import out, print_comparison, print_scores
+from seqforge.tables import comparison_latex, comparison_markdown, out, print_comparison, print_scores
 from seqforge.training import write_report
 
 
@@ -197,31 +198,63 @@ def show_scores(run: Path) -> None:
 
 
 def report_(argv: list[str]) -> int:
-    """Write a run's report, one self-contained page: seqforge report RUN."""
+    """Write the report of one run or several, one self-contained page: seqforge report RUN [RUN ...]."""
     from seqforge import report
 
     parser = Parser(prog="seqforge report", description=report_.__doc__)
-    parser.add_argument("run", type=Path, help="a run folder")
-    parser.add_argument("--out", type=Path, help="file to write (default: report.html in the run folder)")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    parser.add_argument(
+        "--out", type=Path, help="file to write (default: report.html in the run folder; needed for several)"
+    )
     args = parser.parse_args(argv)
-    out.print(str(report.build(args.run, args.out)), markup=False, soft_wrap=True)
+    if len(args.runs) > 1 and args.out is None:
+        raise ValueError(f"a report of {len(args.runs)} runs needs --out FILE")
+    page = report.build(args.runs[0], args.out) if len(args.runs) == 1 else report.build_many(args.runs, args.out)
+    out.print(str(page), markup=False, soft_wrap=True)
     return 0
 
 
 def compare_(argv: list[str]) -> int:
-    """Compare finished runs at equal NLL_test, seeds grouped: seqforge compare RUN RUN ..."""
+    """Compare finished runs at equal diversity, seeds grouped: seqforge compare RUN RUN ..."""
     parser = Parser(prog="seqforge compare", description=compare_.__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders; the first names the group others are held to")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+    parser.add_argument(
+        "runs",
+        type=Path,
+        nargs="+",
+        help="run folders, or folders of seeds; the first names the group others are held to",
+    )
+    parser.add_argument("--json", action="store_true", help="short for --format json")
+    parser.add_argument("--format", default="table", help="table, json, markdown or latex (for booktabs)")
     parser.add_argument("--plot", type=Path, help="write NLL_oracle over NLL_test of all runs to this PNG")
     args = parser.parse_args(argv)
-    found = compare.compare(args.runs)
+    if args.format != "table" and args.format not in FORMATS:
+        raise ValueError(f"--format is {args.format!r}, but must be one of: table, {', '.join(FORMATS)}")
+    runs = [
+        run for folder in args.runs for run in (seeds.runs_of(folder) if (folder / seeds.FILE).is_file() else [folder])
+    ]
+    found = compare.compare(runs)
     if args.plot:
         from seqforge import report
 
-        report.compare_png(args.runs, args.plot)
-    print(json.dumps(found, indent=1)) if args.json else print_comparison(found)
+        report.compare_png(runs, args.plot)
+    shown = "json" if args.json else args.format
+    if shown == "table":
+        print_comparison(found)
+    else:
+        print(FORMATS[shown](found))
     return 0
+
+
+FORMATS = {
+    "json": functools.partial(json.dumps, indent=1),
+    "markdown": comparison_markdown,
+    "latex": comparison_latex,
+}
+
+
+def show_comparison(runs: list[Path]) -> None:
+    """The table of several runs."""
+    print_comparison(compare.compare(runs))
 
 
 def export_(argv: list[str]) -> int:

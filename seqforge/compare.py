@@ -5,12 +5,15 @@ generator over its temperatures lies against another's (Caccia et al., arXiv 181
 """
 
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from scipy import stats
 
-from seqforge.frontier import gap_at_one, gap_over_range, mean_interval
+from seqforge.frontier import AXES, Axes, gap_at_one, gap_over_range, mean_interval, points_of
+from seqforge.verdict import Judgement, over_seeds, reason
 
 
 def read_run(run: Path) -> tuple[dict, dict]:
@@ -59,8 +62,9 @@ def facts_of(scores: list[dict]) -> set[str]:
 
 
 def compare(runs: Sequence[Path]) -> dict:
-    """Per group of runs: each score at temperature 1, and the gaps to the group's own pre-trained generators; and the
-    gaps between the first group and the others, paired by seed. All as mean and 95 % interval over seeds.
+    """Per group of runs: each score at temperature 1, and the gaps to the group's own pre-trained generators; the
+    gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds, on
+    the most telling frontier that all have.
 
     Raises ValueError where two runs' signatures differ: other data, other sample counts, other temperatures.
     """
@@ -85,13 +89,18 @@ def compare(runs: Sequence[Path]) -> dict:
         if config["seed"] in group:
             raise ValueError(f"{run}: a second run of {name} with seed {config['seed']}")
         group[config["seed"]] = scores
+    finals = {name: {k: v["generators"][-1]["scores"] for k, v in g.items()} for name, g in groups.items()}
+    every = [scores for g in finals.values() for scores in g.values()]
+    name = next((n for n, axes in AXES.items() if all(points_of(scores, axes) for scores in every)), "oracle")
+    placed = ranks(finals, AXES[name])
     return {
-        "groups": {name: _summary(by_seed) for name, by_seed in groups.items()},
-        "gaps": _gaps({name: {k: v["generators"][-1]["scores"] for k, v in g.items()} for name, g in groups.items()}),
+        "frontier": name,
+        "groups": {n: {**_summary(by_seed, AXES[name]), "rank": placed[n]} for n, by_seed in groups.items()},
+        "gaps": _gaps(finals, AXES[name]),
     }
 
 
-def _summary(by_seed: dict[int, dict]) -> dict:
+def _summary(by_seed: dict[int, dict], axes: Axes) -> dict:
     plain: dict[str, list[float]] = {}
     pairs = {}
     for seed, scores in by_seed.items():
@@ -104,29 +113,70 @@ def _summary(by_seed: dict[int, dict]) -> dict:
     return {
         "seeds": sorted(by_seed),
         "scores": {name: mean_interval(values) for name, values in plain.items()},
-        "to_pretrained": _both_gaps(pairs),
+        "to_pretrained": _both_gaps(pairs, axes),
+        "verdicts": _verdicts(by_seed),
     }
 
 
-def _both_gaps(pairs: dict[int, tuple[list[dict], list[dict]]]) -> dict:
-    """Both gaps of each pair of scores, as mean and interval over the seeds that have one; those seeds are named."""
-    ones = {seed: gap_at_one(*pair) for seed, pair in pairs.items()}
-    ranges = {seed: gap_over_range(*pair) for seed, pair in pairs.items()}
+def _verdicts(by_seed: dict[int, dict]) -> list[dict]:
+    """On each frontier the verdict over all seeds that have one, with its reason in words."""
+    by_frontier: dict[str, list[Judgement]] = {}
+    for scores in by_seed.values():
+        for found in scores.get("judgements", []):
+            by_frontier.setdefault(found["frontier"], []).append(Judgement(**found))
+    out = []
+    for each in by_frontier.values():
+        j = over_seeds(each) if len(each) > 1 else each[0]
+        words = [one.word for one in each]
+        out.append({**j.as_dict(), "each": words, "reason": reason(j, "the pre-trained generator")})
+    return out
+
+
+def _both_gaps(pairs: dict[int, tuple[list[dict], list[dict]]], axes: Axes) -> dict:
+    """Both gaps of each pair of scores, as mean and interval over the seeds that have one, and p of the paired t-test
+    that it is 0; those seeds are named.
+    """
+    ones = {seed: gap_at_one(*pair, axes) for seed, pair in pairs.items()}
+    ranges = {seed: gap_over_range(*pair, axes) for seed, pair in pairs.items()}
     found = {
         "at_one": {seed: gap.value for seed, gap in ones.items() if gap is not None},
         "over_range": {seed: value for seed, value in ranges.items() if value is not None},
     }
     return {
-        name: {"seeds": sorted(values), "gap": mean_interval(list(values.values())) if values else None}
+        name: {
+            "seeds": sorted(values),
+            "gap": mean_interval(list(values.values())) if values else None,
+            "p": paired_p(list(values.values())),
+        }
         for name, values in found.items()
     }
 
 
-def _gaps(groups: dict[str, dict[int, list[dict]]]) -> list[dict]:
+def paired_p(differences: Sequence[float]) -> float | None:
+    """Two-sided p of Student's paired t-test; None for fewer than two pairs, or differences that are all alike."""
+    if len(differences) < 2 or max(differences) == min(differences):
+        return None
+    return float(stats.ttest_1samp(differences, 0.0)[1])
+
+
+def _gaps(groups: dict[str, dict[int, list[dict]]], axes: Axes) -> list[dict]:
     """The first group's generators less every other's, paired by seed."""
     names, out = list(groups), []
     for other in names[1:]:
         shared = sorted(groups[names[0]].keys() & groups[other].keys())
         pairs = {s: (groups[names[0]][s], groups[other][s]) for s in shared}
-        out.append({"of": names[0], "against": other, **_both_gaps(pairs)})
+        out.append({"of": names[0], "against": other, **_both_gaps(pairs, axes)})
     return out
+
+
+def ranks(groups: dict[str, dict[int, list[dict]]], axes: Axes) -> dict[str, float | None]:
+    """Mean over the seeds that all groups have of a group's rank by its frontier, 1 the best: one more for every other
+    that is better on average over what the two reach, a half where they share nothing. None without such seeds.
+    """
+    seeds = set.intersection(*(set(g) for g in groups.values())) if groups else set()
+    found: dict[str, list[float]] = {name: [] for name in groups}
+    for seed in sorted(seeds):
+        for name, mine in groups.items():
+            gaps = [gap_over_range(mine[seed], g[seed], axes) for other, g in groups.items() if other != name]
+            found[name].append(1 + sum(0.5 if gap is None or gap == 0 else float(gap > 0) for gap in gaps))
+    return {name: statistics.fmean(values) if values else None for name, values in found.items()}

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from seqforge.frontier import heat
+from seqforge.frontier import AXES, DIVERSITY, heat
 
 NATS = "nats per token"
 COMPARED = ["nll_oracle", "nll_test", "entropy", "grammatical", "bleu3", "bleu4", "self_bleu3", "self_bleu4", "fed"]
@@ -80,33 +80,77 @@ def print_facts(title: str, facts: dict[str, object]) -> None:
     out.print(table)
 
 
-def print_comparison(found: dict) -> None:
-    """A row a group of runs; then, where there is an oracle, the gaps at equal NLL_test."""
+def comparison_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, head and rows: a row a group of runs; then, where there is a frontier, the gaps at equal diversity."""
     groups = found["groups"]
     names = [n for n in COMPARED if any(n in g["scores"] for g in groups.values())]
-    table = Table("runs", "seeds", *names, box=None)
-    for name, g in groups.items():
-        table.add_row(name, str(len(g["seeds"])), *[_with_interval(g["scores"].get(k)) for k in names])
-    out.print(table)
-    out.print("temperature 1, likelihoods in nats per token, mean ± 95 % interval over seeds; all scores by --json\n")
-    if "nll_oracle" not in names:
-        return
-    out.print("NLL_oracle at equal NLL_test, less that of:")
-    table = Table("runs", "against", "as it is", "over temperatures", "seeds", box=None)
-    for name, g in groups.items():
-        table.add_row(name, "its pre-trained", *_gap_cells(g["to_pretrained"]))
-    for gap in found["gaps"]:
-        table.add_row(gap["of"], gap["against"], *_gap_cells(gap))
-    out.print(table)
+    rows = [
+        [name, ", ".join(map(str, g["seeds"])), "-" if g["rank"] is None else f"{g['rank']:.3g}"]
+        + [_with_interval(g["scores"].get(k)) for k in names]
+        for name, g in groups.items()
+    ]
+    title = "At temperature 1, likelihoods in nats per token, mean ± 95 % interval over seeds"
+    tables = [(title, ["runs", "seeds", "rank", *names], rows)]
+    axes = AXES[found["frontier"]]
+    gaps = [[name, "its pre-trained", *_gap_cells(g["to_pretrained"], axes.sign)] for name, g in groups.items()]
+    gaps += [[gap["of"], gap["against"], *_gap_cells(gap, axes.sign)] for gap in found["gaps"]]
+    if any(cells[2] != "-" or cells[3] != "-" for cells in gaps):
+        x = DIVERSITY[axes.diversity]
+        title = f"{axes.label} at equal {x}, less that of the other (paired by seed; p of the paired t-test)"
+        tables.append((title, ["runs", "against", "as it is", "over temperatures", "p", "seeds"], gaps))
+    return tables
+
+
+def print_comparison(found: dict) -> None:
+    """The tables of a comparison on the terminal."""
+    for title, head, rows in comparison_tables(found):
+        table = Table(*head, box=None)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        out.print(f"{title}:", markup=False)
+        out.print(table)
+    better = "above" if AXES[found["frontier"]].sign < 0 else "below"
     out.print(
-        "below 0 is better; the other side takes the temperature that gives it the same NLL_test; paired by seed, "
-        "seeds without a shared range not counted"
+        f"{better} 0 is better; the other side takes the temperature that gives it the same diversity; seeds without a "
+        "shared range not counted; rank 1 is the best frontier; all scores by --format json"
     )
+    for name, g in found["groups"].items():
+        for v in g["verdicts"][:1]:
+            out.print(f"{name}: {v['word']} MLE: {v['reason']}", markup=False)
 
 
-def _gap_cells(gaps: dict) -> list[str]:
-    counted = [str(len(gaps[k]["seeds"])) for k in ("at_one", "over_range")]
-    return [_with_interval(gaps[k]["gap"]) for k in ("at_one", "over_range")] + [" and ".join(counted)]
+def comparison_markdown(found: dict) -> str:
+    """The same as Markdown."""
+    lines = []
+    for title, head, rows in comparison_tables(found):
+        lines += [f"{title}:", "", *(_piped(r) for r in (head, ["---"] * len(head), *rows)), ""]
+    return "\n".join(lines)
+
+
+def _piped(cells: list[str]) -> str:
+    return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {c: f"\\{c}" for c in "&%$#_{}"}
+
+
+def comparison_latex(found: dict) -> str:
+    """The same as LaTeX tabulars, for booktabs."""
+    lines = []
+    for title, head, rows in comparison_tables(found):
+        body = [" & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in r) + r" \\" for r in (head, *rows)]
+        lines += [f"% {title}", rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\toprule", body[0], r"\midrule"]
+        lines += [*body[1:], r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join(lines)
+
+
+def _gap_cells(gaps: dict, sign: int) -> list[str]:
+    """As it is, over temperatures, p of the latter, seeds of both."""
+    one, over = gaps["at_one"], gaps["over_range"]
+    means = [None if g["gap"] is None else (sign * g["gap"][0], g["gap"][1]) for g in (one, over)]
+    p = "-" if over["p"] is None else f"{over['p']:.2g}"
+    return [*map(_with_interval, means), p, f"{len(one['seeds'])} and {len(over['seeds'])}"]
 
 
 def _with_interval(pair: tuple[float, float | None] | None) -> str:

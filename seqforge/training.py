@@ -110,7 +110,7 @@ def train(
     source = str(Path(start).resolve()) if start else None
     facts = {"seqforge": __version__, "method": method, "recipe": recipe, "from": source}
     plain = {**facts, **dataclasses.asdict(settled), **dataclasses.asdict(method_config)}
-    folder = Path(folder) if folder else _free_folder(method)
+    folder = Path(folder) if folder else free_folder(method)
     run = Run.create(folder, plain, **_run_options(settled))
     with _alone(folder):  # outside of what removes the folder: another process may have it
         try:
@@ -241,7 +241,7 @@ def _check_start(start: str | Path | None, corpus: Corpus) -> None:
             )
 
 
-def _free_folder(method: str) -> Path:
+def free_folder(method: str) -> Path:
     n = 1
     while (folder := Path("runs") / f"{method}-{n}").exists():
         n += 1

@@ -9,9 +9,12 @@ import torch
 import yaml
 from scipy import stats
 
-from seqforge.compare import compare, group_of, read_run
+from seqforge.cli import main
+from seqforge.compare import compare, group_of, paired_p, read_run
 from seqforge.evaluate import EvaluateConfig
 from seqforge.frontier import best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
+from seqforge.tables import comparison_tables
+from seqforge.verdict import Judgement
 
 
 def score(name, temperature, value, stderr=0.0, n=100):
@@ -180,8 +183,12 @@ def test_only_seeds_that_both_groups_have_are_paired(tmp_path):
     runs = [make_run(tmp_path / f"a{s}", s, curve(lowered(0.1 * s)), curve(LINE)) for s in (1, 2)]
     runs += [make_run(tmp_path / f"b{s}", s, curve(LINE), reward="random") for s in (2, 3)]
     found = compare(runs)
-    assert found["gaps"][0]["at_one"] == {"seeds": [2], "gap": (pytest.approx(-0.2), None)}
-    assert found["groups"]["seqgan, random reward"]["to_pretrained"]["at_one"] == {"seeds": [], "gap": None}
+    assert found["gaps"][0]["at_one"] == {"seeds": [2], "gap": (pytest.approx(-0.2), None), "p": None}
+    assert found["groups"]["seqgan, random reward"]["to_pretrained"]["at_one"] == {
+        "seeds": [],
+        "gap": None,
+        "p": None,
+    }
 
 
 def test_runs_of_other_settings_are_other_groups_named_by_the_difference(tmp_path):
@@ -212,6 +219,77 @@ def test_runs_measured_otherwise_are_refused_with_both_names(tmp_path, other):
     if len(other) == len(curve(LINE)):
         with pytest.raises(ValueError, match=r"n:100.* against .*n:200"):
             compare([a, b])
+
+
+def three_groups(home):
+    """Discriminator, constant and random reward, seeds 0 to 2; the first is best in two of three."""
+    drops = {"discriminator": [0.3, 0.5, 0.1], "constant": [0.2, 0.3, 0.2], "random": [0.0, 0.1, 0.05]}
+    return [
+        make_run(home / f"{reward}-{seed}", seed, curve(lowered(drop)), curve(LINE), reward=reward)
+        for reward, all_ in drops.items()
+        for seed, drop in enumerate(all_)
+    ]
+
+
+def test_gaps_are_tested_in_pairs_and_groups_ranked(tmp_path):
+    found = compare(three_groups(tmp_path))
+    assert found["frontier"] == "oracle"
+    wanted = stats.ttest_rel([-0.3, -0.5, -0.1], [-0.2, -0.3, -0.2]).pvalue
+    assert found["gaps"][0]["over_range"]["p"] == pytest.approx(wanted, rel=1e-6)
+    assert [g["rank"] for g in found["groups"].values()] == pytest.approx([4 / 3, 5 / 3, 3.0])
+    assert paired_p([0.3]) is None
+    assert paired_p([0.3, 0.3]) is None
+
+
+def test_groups_without_a_seed_in_common_have_no_rank(tmp_path):
+    runs = [make_run(tmp_path / "a", 1, curve(LINE)), make_run(tmp_path / "b", 2, curve(LINE), reward="random")]
+    assert [g["rank"] for g in compare(runs)["groups"].values()] == [None, None]
+
+
+def test_the_verdict_of_several_seeds_is_over_the_seeds(tmp_path):
+    runs = three_groups(tmp_path)[:3]
+    for run, gap in zip(runs, (-0.3, -0.5, -0.1), strict=True):
+        held = json.loads((run / "scores.json").read_text())
+        one = Judgement("oracle", "beats", gap, gap - 0.05, gap + 0.05, 8.0, 10.0, "bootstrap", 400)
+        (run / "scores.json").write_text(json.dumps({**held, "judgements": [one.as_dict()]}))
+    (group,) = compare(runs)["groups"].values()
+    (told,) = group["verdicts"]
+    assert (told["word"], told["by"], told["each"]) == ("ties with", "seeds", ["beats"] * 3)
+    assert "-0.797 to +0.197, 3 seeds" in told["reason"]
+
+
+def test_text_is_compared_on_a_frontier_of_its_own(tmp_path):
+    """LM scores have the lead over BLEU, and a share that is better when higher keeps its sign."""
+
+    def renamed(points, sign=1, **names):
+        return [{**s, "name": names[s["name"]], "value": sign * s["value"]} for s in curve(points)]
+
+    lm = {"nll_test": "reverse_lm3", "nll_oracle": "lm3"}
+    a = make_run(tmp_path / "a", 0, renamed(lowered(0.2), **lm))
+    b = make_run(tmp_path / "b", 0, renamed(LINE, **lm), reward="random")
+    found = compare([a, b])
+    assert found["frontier"] == "lm"
+    assert found["gaps"][0]["over_range"]["gap"] == (pytest.approx(-0.2), None)
+    (_, _, rows) = comparison_tables(found)[1]
+    assert rows[-1][3] == "-0.200"
+
+
+def test_tables_as_markdown_and_latex(tmp_path, capsys):
+    runs = [str(r) for r in three_groups(tmp_path)]
+    assert main(["compare", *runs, "--format", "markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(x for x in lines if x.startswith("| seqgan, constant reward | 0, 1, 2"))
+    assert "| 1.67 | 8.767 ± 0.143 | 8.000 ± 0.000 |" in row
+    assert {x.count("|") for x in lines if x.startswith("| seqgan, constant reward | 0")} == {lines[2].count("|")}
+    assert main(["compare", *runs, "--format", "latex"]) == 0
+    text = capsys.readouterr().out
+    assert r"seqgan, constant reward & 0, 1, 2 & 1.67 & 8.767 $\pm$ 0.143 & 8.000 $\pm$ 0.000 \\" in text
+    assert r"nll\_oracle" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    assert main(["compare", *runs, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["frontier"] == "oracle"
+    assert main(["compare", *runs, "--format", "word"]) == 2
+    assert "--format is 'word'" in capsys.readouterr().err
 
 
 def test_a_seed_twice_in_a_group_is_refused(tmp_path):

@@ -49,6 +49,7 @@ TABLE = {
     "seqforge.settings": "seqforge.corpora seqforge.data* seqforge.evaluate seqforge.run",
     "seqforge.sweep": "seqforge.recipes seqforge.compare seqforge.frontier seqforge.report.folder",
     "seqforge.tables": "seqforge.frontier",
+    "seqforge.seeds": "",
     "seqforge.options": "*",
     "seqforge.cli*": "*",
 }

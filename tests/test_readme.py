@@ -4,9 +4,12 @@ import json
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from test_seeds import Done
 
+from seqforge import seeds
 from seqforge.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -41,7 +44,8 @@ def test_the_python_example_runs_as_it_stands(elsewhere, capsys):
 SMALL = "--mle.epochs=1 --rounds=1 --d_pretrain=1 --d_samples=32 --rollouts=2 --batch=8 --evaluate.samples=64"
 
 
-def test_every_command_runs(elsewhere, capsys):
+def test_every_command_runs(elsewhere, capsys, monkeypatch):
+    monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(Popen=Done))
     for name, shift in (("mine", 0), ("test", 1), ("samples", 2)):
         nouns, verbs = ["man", "dog", "bird", "horse"], ["sees", "follows", "likes"]
         rows = [f"a {nouns[i % 4]} {verbs[(i // 4 + shift) % 3]} a {nouns[(i // 3 + shift) % 4]}." for i in range(60)]
@@ -61,7 +65,7 @@ def test_every_command_runs(elsewhere, capsys):
     }
     for command in commands:
         if command[0] == "train":
-            command = [a.replace("demo", "seqgan-oracle-tiny") for a in command]
+            command = [a.replace("demo", "seqgan-oracle-tiny").replace("1,2,3", "1,2") for a in command]
             command = [*command, "--rounds", "2"] if "--rounds" in command else command
             command = [*command, *SMALL.split()] if "mine.txt" in command else command
         assert main(command) == 0, command

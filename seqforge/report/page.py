@@ -39,15 +39,20 @@ def build(run: Path, out: Path | None = None) -> Path:
     folder = read_folder(run)
     with styled():
         view = page_view(folder)
-    template = Environment(
+    template = environment().get_template("page.html.j2")
+    html = template.render(view).encode("utf-8", errors="replace")  # a log may hold half a surrogate pair
+    return write_whole(out, lambda path: path.write_bytes(html))
+
+
+def environment() -> Environment:
+    """Where the templates are, and how they are filled in."""
+    return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # samples, names and warnings are user data
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template("page.html.j2")
-    html = template.render(view).encode("utf-8", errors="replace")  # a log may hold half a surrogate pair
-    return write_whole(out, lambda path: path.write_bytes(html))
+    )
 
 
 def curves_png(run: Path, out: Path) -> Path:

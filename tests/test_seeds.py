@@ -1,0 +1,112 @@
+"""Several seeds in one command: a run each, one folder, one report; and what stops them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from test_report import Page
+from test_training import ARGV, short_report  # noqa: F401
+
+from seqforge import seeds
+from seqforge.cli import main
+
+
+def test_seeds_are_distinct_numbers():
+    assert seeds.parse("1,2,3") == seeds.parse("[1, 2, 3]") == [1, 2, 3]
+    for wrong in ("", "1,1", "1,01", "a", "1,-2", "1.5"):
+        with pytest.raises(ValueError, match="--seeds is"):
+            seeds.parse(wrong)
+
+
+def test_no_more_at_once_than_seeds_or_free_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.getloadavg", lambda: (2.9, 0, 0))
+    assert [seeds.at_once(0, n) for n in (1, 3, 9)] == [1, 3, 5]
+    assert seeds.at_once(7, 9) == 7
+    monkeypatch.setattr("os.getloadavg", lambda: (20.0, 0, 0))
+    assert seeds.at_once(0, 3) == 1
+    with pytest.raises(ValueError, match="--at-once is -1"):
+        seeds.at_once(-1, 3)
+
+
+def shared():
+    """Options of a tiny MLE, its seed left out."""
+    argv = [*ARGV, "--mle.epochs", "1"]
+    at = argv.index("--seed")
+    return argv[:at] + argv[at + 2 :]
+
+
+class Done:
+    """A process that has run in this one, which spares the start of another."""
+
+    def __init__(self, command, **_):
+        self.returncode = main(command[3:])
+
+    def poll(self):
+        return self.returncode
+
+
+def test_two_seeds_make_two_runs_and_one_report_and_go_on_where_one_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(Popen=Done))
+    folder = tmp_path / "both"
+    assert main(["train", *shared(), "--seeds", "4,5", "--at-once", "2", "--out", str(folder)]) == 0
+    told = capsys.readouterr()
+    assert "seed 5: done" in told.err
+    assert "runs" in told.out
+    scores = [json.loads((folder / f"seed-{s}" / "scores.json").read_text())["generators"][-1] for s in (4, 5)]
+    assert scores[0] != scores[1]
+    page = Page((folder / "report.html").read_text())
+    assert "seed-4" in page.text
+    assert "mle, seeds 4, 5" in page.text
+    before = (folder / "seed-5" / "scores.json").read_text()
+    shutil.rmtree(folder / "seed-5")
+    assert main(["resume", str(folder)]) == 0
+    assert (folder / "seed-5" / "scores.json").read_text() == before
+    assert main(["train", *shared(), "--seeds", "4,5", "--out", str(folder)]) == 2
+    assert "seqforge resume" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_seeds_in_processes_of_their_own_give_what_a_run_alone_gives(tmp_path):
+    assert main(["train", *shared(), "--seeds", "4,5", "--at-once", "2", "--out", str(tmp_path / "both")]) == 0
+    assert main(["train", *shared(), "--seed", "5", "--threads", "1", "--out", str(tmp_path / "alone")]) == 0
+    both = tmp_path / "both" / "seed-5" / "scores.json"
+    assert both.read_text() == (tmp_path / "alone" / "scores.json").read_text()
+
+
+def test_what_is_wrong_is_said_before_any_seed_starts(tmp_path, capsys):
+    out = ["--out", str(tmp_path / "x")]
+    for wrong, told in (
+        (["--seeds", "1,2", "--mle.epoch", "3"], "--mle.epochs"),
+        (["--seeds", "1,2", "--seed", "3"], "exclude each other"),
+        (["--seeds", "1,2", "--at-once", "two"], "--at-once is -1"),
+        (["--seeds"], "--seeds is ''"),
+        (["--at-once", "2"], "--at-once is for several seeds"),
+    ):
+        assert main(["train", "mle", *wrong, *out]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_seed_that_fails_is_named_and_the_others_end(tmp_path, monkeypatch):
+    def start(plan, seed, run, limit):
+        log = run.with_suffix(".log").open("w")
+        code = "import sys; sys.exit('seqforge: too hot')" if seed == 2 else "open('ended', 'w')"
+        run.mkdir()
+        return subprocess.Popen([sys.executable, "-c", code], cwd=run, stderr=log)
+
+    monkeypatch.setattr(seeds, "_start", start)
+    seeds.begin(tmp_path / "f", "mle", [], [1, 2, 3])
+    with pytest.raises(ValueError, match=r"seed 2: too hot .*seed-2\.log"):
+        seeds.carry_out(tmp_path / "f", 1)
+    assert [(r / "ended").is_file() for r in seeds.runs_of(tmp_path / "f")] == [True, False, True]
+
+
+def test_a_damaged_plan_is_told(tmp_path):
+    seeds.begin(tmp_path / "f", "mle", [], [1])
+    (tmp_path / "f" / seeds.FILE).write_text("{")
+    with pytest.raises(ValueError, match=r"seeds.json: cannot be read"):
+        seeds.runs_of(tmp_path / "f")
