@@ -26,7 +26,7 @@ except ImportError:  # Windows has none
 
 from seqforge import __version__, checkpoint, corpora, evaluate, watch
 from seqforge.data.corpus import Corpus
-from seqforge.methods import cot, leakgan, mle, pg_bleu, scheduled_sampling, scratchgan, seqgan
+from seqforge.methods import cot, dialogue, leakgan, mle, pg_bleu, scheduled_sampling, scratchgan, seqgan
 from seqforge.run import Run, pre_trained
 from seqforge.settings import RunConfig, build, check_words, settle
 
@@ -53,6 +53,11 @@ METHODS: dict[str, tuple[type, Callable, str]] = {
         cot.CoTConfig,
         cot.train,
         "exact divergence to a mediator language model of real and generated text (Lu et al. 2018)",
+    ),
+    "dialogue": (
+        dialogue.DialogueConfig,
+        dialogue.train,
+        "a Transformer that answers, by policy gradient on a judge of (source, reply)",
     ),
 }
 
@@ -81,6 +86,7 @@ def train(
         raise ValueError(f"{method} takes a {expected.__name__}, not a {type(method_config).__name__}")
     check_words(config)
     check_words(method_config)
+    config = dataclasses.replace(config, data=_condition(config.data, getattr(expected, "pairs", False), method))
     settled = settle(config)
     corpus = corpora.load(config.data)  # messages name files as they were given
     _check_start(start, corpus)
@@ -217,6 +223,15 @@ def _check_start(start: str | Path | None, corpus: Corpus) -> None:
                 f"--from {start}: it was trained on other data ({other.source}, {name} digest {theirs[name]}; here "
                 f"{corpus.source}, {mine[name]}); give the same --data options"
             )
+
+
+def _condition(data: corpora.DataConfig, pairs: bool, method: str) -> corpora.DataConfig:
+    """What is answered: turns where a method needs pairs and nothing is said; nothing else for the others."""
+    if pairs:
+        return dataclasses.replace(data, condition="turns") if data.condition == "none" else data
+    if data.condition != "none":
+        raise ValueError(f"data.condition is {data.condition}, but {method} answers nothing; use `train dialogue`")
+    return data
 
 
 def _free_folder(method: str) -> Path:

@@ -28,6 +28,7 @@ SCENES = {
     "cot": ["cot", "--recipe", "cot-tiny", "--mle.epochs", "2", "--average", "0.9", "--gradient", "whole"],
     "leakgan": ["leakgan", "--recipe", "leakgan-tiny", "--generator.dropout", "0.3", "--mle.patience", "1"],
     "transformer": ["seqgan", *TINY, "--generator.kind", "transformer", "--rollout_lag", "0.5"],
+    "dialogue": ["dialogue", "--recipe", "dialogue-tiny", "--data.train_size", "200", "--checkpoint.seconds", "0"],
     "mle": [
         *["mle", "--checkpoint.seconds", "0", "--data.vocab_size", "20", "--data.max_length", "6"],
         *["--data.train_size", "256", "--data.valid_size", "64", "--data.test_size", "64", "--generator.hidden", "8"],
@@ -129,6 +130,8 @@ PLACES = [
     *[("leakgan", "log", k) for k in (3, 5, 9, 12, 15)],
     *[("leakgan", "checkpoint", k) for k in (2, 4, 6)],
     *[("transformer", "log", k) for k in (3, 13)],
+    *[("dialogue", "log", k) for k in (3, 9, 13)],
+    *[("dialogue", "checkpoint", k) for k in (2, 6)],
     *[("mle", "log", k) for k in (4, 8)],
     *[("mle", "checkpoint", k) for k in (2, 5)],
 ]

@@ -156,7 +156,7 @@ def pretrain(generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, co
 def likelihood_loss(generator: Generator, real: Split) -> tuple[Tensor, Tensor]:
     """Mean -log p over the tokens of a batch (nats per token), and log p of each (B,T) without gradient."""
     mask = mask_of(real.lengths, real.ids.shape[1])
-    return weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(mask))
+    return weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(mask), context=real.source)
 
 
 def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:
@@ -199,7 +199,9 @@ def fit_language_model(
 
 def validation_nll(generator: Generator, valid: Split) -> float:
     """Nats per token."""
-    return nll.mean_and_stderr(sequence_nll(generator, valid.ids, valid.lengths), valid.lengths)[0]
+    return nll.mean_and_stderr(sequence_nll(generator, valid.ids, valid.lengths, context=valid.source), valid.lengths)[
+        0
+    ]
 
 
 def measure(generator: Generator, corpus: Corpus, monitor: MonitorConfig, run: Run, phase: str) -> None:
