@@ -55,6 +55,8 @@ def generate_(argv: list[str]) -> int:
         raise ValueError(f"--seed is {args.seed}, but must lie between -2^63 and 2^63 - 1")
     folder = evaluate.find_checkpoint(args.run, args.checkpoint)
     generator, tokenizer = evaluate.load_generator(folder), evaluate.load_tokenizer(folder)
+    if getattr(generator, "encoder", None) is not None:
+        raise ValueError(f"{args.run}: its generator answers a source; ask it by `seqforge chat {args.run}`")
     data = evaluate.read_config(args.run)["data"]
     horizon = data["max_length"] if args.max_length is None else args.max_length
     if horizon < 1 or not 0 <= args.min_length <= horizon:

@@ -63,8 +63,8 @@ def facts_of(scores: list[dict]) -> set[str]:
 
 def compare(runs: Sequence[Path]) -> dict:
     """Per group of runs: each score at temperature 1, and the gaps to the group's own pre-trained generators; the
-    gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds, on
-    the most telling frontier that all have.
+    gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds,
+    on the most telling frontier that all have.
 
     Raises ValueError where two runs' signatures differ: other data, other sample counts, other temperatures.
     """
@@ -156,7 +156,7 @@ def paired_p(differences: Sequence[float]) -> float | None:
     """Two-sided p of Student's paired t-test; None for fewer than two pairs, or differences that are all alike."""
     if len(differences) < 2 or max(differences) == min(differences):
         return None
-    return float(stats.ttest_1samp(differences, 0.0)[1])
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)  # pyright: ignore
 
 
 def _gaps(groups: dict[str, dict[int, list[dict]]], axes: Axes) -> list[dict]:

@@ -7,13 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from seqforge.data.corpus import Corpus
-from seqforge.models.generator import Generator
+from seqforge.data.corpus import Corpus, Split
+from seqforge.models.generator import Context, Generator
 from seqforge.objectives import discriminator_loss
 from seqforge.run import Run
 from seqforge.sampling import PLAIN, Filter, sample, uniform
 
-Batch = tuple[Tensor, Tensor]  # ids (B,T), lengths (B,)
+Batch = tuple[Tensor, Tensor, *tuple[Split, ...]]  # ids (B,T), lengths (B,), of pairs what they answer
 SCORE_ROWS = 1024
 
 
@@ -46,17 +46,18 @@ def train_on_fresh(
     Logs the means of the last pass, and the accuracy on validation sequences and unseen fakes.
     """
     count = min(config.d_samples or len(corpus.train), len(corpus.train))
-    valid = (corpus.valid.ids[:count], corpus.valid.lengths[:count])
-    real = (corpus.train.ids, corpus.train.lengths)
+    valid, real = batch_of(corpus.valid[slice(count)]), batch_of(corpus.train)
     stats = {}
     for _ in range(sets):
-        drawn = sample(generator, uniform((count, corpus.max_length), run.rng("fakes"), run.device), filter)
+        asked = _drawn_sources(corpus.train, count, run)
+        noise = uniform((count, corpus.max_length), run.rng("fakes"), run.device)
+        drawn = sample(generator, noise, filter, context=asked)
         for _ in range(config.d_epochs):
             stats = epoch(
                 discriminator,
                 optimizer,
                 real,
-                (drawn.ids, drawn.lengths),
+                batch_of(Split(drawn.ids, drawn.lengths, asked)),
                 config.d_batch,
                 run.rng("d_order"),
                 config.d_l2,
@@ -64,10 +65,29 @@ def train_on_fresh(
             )
     run.check(phase, "discriminator", discriminator)
     noise = uniform((len(valid[0]), corpus.max_length), run.rng("unseen"), run.device)
-    unseen = sample(generator, noise, filter)
+    asked = corpus.valid.source and corpus.valid.source[slice(count)]
+    unseen = sample(generator, noise, filter, context=asked)
     score = scorer(discriminator, run.precision)
-    stats["d_accuracy_valid"] = held_out_accuracy(score, valid, (unseen.ids, unseen.lengths))
+    stats["d_accuracy_valid"] = held_out_accuracy(score, valid, batch_of(Split(unseen.ids, unseen.lengths, asked)))
     run.log(phase, "train", **stats)
+
+
+def batch_of(split: Split) -> Batch:
+    if split.source is None:
+        return split.ids, split.lengths
+    return split.ids, split.lengths, split.source
+
+
+def _rows(batch: Batch, at: Tensor) -> Batch:
+    ids, lengths, *source = batch
+    return ids[at], lengths[at], *(s[at] for s in source)
+
+
+def _drawn_sources(train: Split, count: int, run: Run) -> Split | None:
+    """What fresh fakes answer: sources of the training set, without repeats."""
+    if train.source is None:
+        return None
+    return train.source[torch.randperm(len(train), generator=run.rng("sources"))[:count].to(train.ids.device)]
 
 
 def autocast(device: torch.device, precision: str):
@@ -75,15 +95,16 @@ def autocast(device: torch.device, precision: str):
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
-def scorer(discriminator: nn.Module, precision: str = "fp32") -> Callable[[Tensor, Tensor], Tensor]:
-    """p(real | sequence) (B,) as a reward: no gradient, dropout off, large batches."""
+def scorer(discriminator: nn.Module, precision: str = "fp32") -> Callable[..., Tensor]:
+    """p(real | sequence) (B,) as a reward: no gradient, dropout off, large batches. Of pairs the source comes third."""
 
     @torch.no_grad()
-    def score(ids: Tensor, lengths: Tensor) -> Tensor:
+    def score(ids: Tensor, lengths: Tensor, *source: Context) -> Tensor:
         was, _ = discriminator.training, discriminator.eval()
         with autocast(ids.device, precision):
-            parts = zip(ids.split(SCORE_ROWS), lengths.split(SCORE_ROWS), strict=True)
-            logit = torch.cat([discriminator(i, n).float() for i, n in parts])
+            parts = torch.arange(len(ids), device=ids.device).split(SCORE_ROWS)
+            each = [discriminator(ids[at], lengths[at], *(s[at] for s in source)) for at in parts]
+            logit = torch.cat([found.float() for found in each])
         discriminator.train(was)
         return torch.sigmoid(logit)
 
@@ -96,8 +117,9 @@ def step(
     """One update on a batch of real and fake rows: (3,) loss (nats per sequence), accuracy, gap of mean p(real)."""
     ids, lengths = torch.cat([real[0], fake[0]]), torch.cat([real[1], fake[1]])
     label = torch.arange(len(ids), device=ids.device) < len(real[0])
+    source = [Split.cat(sides) for sides in zip(real[2:], fake[2:], strict=True)]
     with autocast(ids.device, precision):
-        logit = discriminator(ids, lengths).float()
+        logit = discriminator(ids, lengths, *source).float()
     loss = discriminator_loss(logit, label)
     penalty = l2 * 0.5 * sum(p.square().sum() for p in discriminator.get_submodule("out").parameters())
     optimizer.zero_grad(set_to_none=True)
@@ -128,9 +150,7 @@ def epoch(
     orders = [torch.randperm(len(side[0]), generator=rng)[:n].to(side[0].device).split(half) for side in (real, fake)]
     totals = torch.zeros(3, device=real[0].device)
     for r, f in zip(*orders, strict=True):
-        totals += step(
-            discriminator, optimizer, (real[0][r], real[1][r]), (fake[0][f], fake[1][f]), l2, precision
-        ) * len(r)
+        totals += step(discriminator, optimizer, _rows(real, r), _rows(fake, f), l2, precision) * len(r)
     loss, accuracy, gap = (totals / n).tolist()
     return {"d_loss": loss, "d_accuracy": accuracy, "d_gap": gap}
 

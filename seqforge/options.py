@@ -92,8 +92,9 @@ def _recipe_values(name: str, method: str) -> dict[str, Any]:
 
 
 def _expand(argv: list[str]) -> list[str]:
-    """What stands for a group: `--data X` is `--data.source X`; `--evaluate X`, `--tensorboard` likewise."""
+    """What stands for a group: `--data X` is `--data.source X`; and so `--evaluate`, `--condition`, `--tensorboard`."""
     argv = [re.sub(r"^--data(=|$)", r"--data.source\1", a) for a in argv]
+    argv = [re.sub(r"^--condition(=|$)", r"--data.condition\1", a) for a in argv]
     argv = [re.sub(r"^--evaluate(=|$)", r"--evaluate.when\1", a) for a in argv]
     bare = [a == "--tensorboard" and not re.match(r"[^-]", b) for a, b in zip(argv, [*argv, ""][1:], strict=True)]
     return [f"{a}=true" if flag else a for a, flag in zip(argv, bare, strict=True)]

@@ -9,19 +9,30 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seqforge.models.generator import Generator
+from seqforge.models.generator import Context, Generator
 from seqforge.sampling import PLAIN, Filter, Fork, Samples, begin, chunk_rows, complete, mask_of, retrace, uniform
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 Reward = Literal["discriminator", "constant", "random", "shuffled", "frozen"]
 
 
+class ByRow:
+    """A scorer whose verdict depends on the row of the batch that a sequence belongs to: of a reply, on its source."""
+
+    def __init__(self, score: Callable[[Tensor, Tensor, Context], Tensor], source: Context):
+        self.score, self.source = score, source
+
+    def __call__(self, ids: Tensor, lengths: Tensor, rows: Tensor | None = None) -> Tensor:
+        """rows (K,): which row each of K sequences belongs to; by default they are the B rows themselves."""
+        return self.score(ids, lengths, self.source if rows is None else self.source[rows])
+
+
 def sample_with_trail(
-    generator: Generator, noise: Tensor, filter: Filter = PLAIN
+    generator: Generator, noise: Tensor, filter: Filter = PLAIN, context: Context | None = None
 ) -> tuple[Samples, list[tuple[Tensor, Fork]]]:
     """Sequences (one a row of noise (B,T)) and the fork after every prefix of each, for `rollout_q`."""
     trail: list[tuple[Tensor, Fork]] = []
-    return complete(generator, begin(generator, len(noise), noise.device), noise, filter, trail), trail
+    return complete(generator, begin(generator, len(noise), noise.device, context), noise, filter, trail), trail
 
 
 @torch.no_grad()
@@ -39,7 +50,8 @@ def rollout_q(
     last = samples.lengths - 1
     if trail and rollouts:
         ids, lengths, row, position = _complete_all(policy, samples, trail, noise)
-        value = score(ids, lengths).unflatten(0, (-1, rollouts)).mean(1)  # (K,) for the K forks
+        rows = (row.repeat_interleave(rollouts),) if isinstance(score, ByRow) else ()
+        value = score(ids, lengths, *rows).unflatten(0, (-1, rollouts)).mean(1)  # (K,) for the K forks
         q[row, position - 1] = value.to(q.dtype)
     elif not rollouts:  # no rollout: every token shares the score of its sentence
         q = score(samples.ids, samples.lengths).to(q.dtype)[:, None] * mask_of(samples.lengths, horizon)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from seqforge.models.generator import (
     CACHE_FLOATS,
+    Context,
     Generator,
     HeadedGenerator,
     State,
@@ -254,20 +255,33 @@ def retrace(generator: Generator, ids: Tensor, lengths: Tensor) -> list[tuple[Te
     return trail
 
 
-def sample(generator: Generator, noise: Tensor, filter: Filter = PLAIN, rows: int | None = None) -> Samples:
-    """One sequence a row of `noise` (B,T), in chunks of `rows` (default: what fits the cache)."""
-    parts = list(sample_chunks(generator, noise, filter, rows))
+def sample(
+    generator: Generator,
+    noise: Tensor,
+    filter: Filter = PLAIN,
+    rows: int | None = None,
+    context: Context | None = None,
+) -> Samples:
+    """One sequence a row of `noise` (B,T), in chunks of `rows` (default: what fits the cache). `context`: of B rows,
+    for a generator that answers; so everywhere below.
+    """
+    parts = list(sample_chunks(generator, noise, filter, rows, context))
     return Samples(*(torch.cat([getattr(s, name) for s in parts]) for name in ("ids", "lengths", "logp")))
 
 
 def sample_chunks(
-    generator: Generator, noise: Tensor, filter: Filter = PLAIN, rows: int | None = None
+    generator: Generator,
+    noise: Tensor,
+    filter: Filter = PLAIN,
+    rows: int | None = None,
+    context: Context | None = None,
 ) -> Iterator[Samples]:
     """`sample`, chunk by chunk."""
     if noise.shape[0] < 1 or noise.shape[1] < 1:
         raise ValueError(f"asked for {noise.shape[0]} samples of length {noise.shape[1]}; both must be at least 1")
-    for part in noise.split(rows or chunk_rows(generator, noise.device)):
-        yield complete(generator, begin(generator, len(part), part.device), part, filter)
+    for at in torch.arange(len(noise), device=noise.device).split(rows or chunk_rows(generator, noise.device)):
+        fork = begin(generator, len(at), noise.device, None if context is None else context[at])
+        yield complete(generator, fork, noise[at], filter)
 
 
 def mask_of(lengths: Tensor, horizon: int) -> Tensor:
@@ -275,9 +289,11 @@ def mask_of(lengths: Tensor, horizon: int) -> Tensor:
     return torch.arange(horizon, device=lengths.device)[None, :] < lengths[:, None]
 
 
-def log_probs(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float = 1.0) -> Tensor:
+def log_probs(
+    generator: Generator, ids: Tensor, lengths: Tensor, temperature: float = 1.0, context: Context | None = None
+) -> Tensor:
     """log p(y_t | y_<t) in nats (B,T), teacher forced, 0 past the end; differentiable."""
-    first, state = generator.start(ids.shape[0])
+    first, state = generator.start(ids.shape[0], context)
     later, _ = generator.extend(ids[:, :-1], state)
     logits = torch.cat([first[:, None], later], dim=1) / temperature
     return log_softmax_at(logits, ids) * mask_of(lengths, ids.shape[1])
@@ -290,6 +306,7 @@ def weighted_nll(
     weight: Tensor,
     read: Tensor | None = None,
     smoothing: float = 0.0,
+    context: Context | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss sum_{b,t} weight[b,t] * -log p(y_t | y_<t) over the tokens of each sequence, and those log-probabilities
     (B,T) without gradient. Every likelihood and policy-gradient loss is this with its own weights (objectives.py).
@@ -299,14 +316,14 @@ def weighted_nll(
     """
     read = ids if read is None else read
     if isinstance(generator, HeadedGenerator):
-        hidden, real = _hidden_within(generator, read, lengths)
+        hidden, real = _hidden_within(generator, read, lengths, context)
         loss, logp = _headed_nll(generator.head, hidden, real, ids, weight)
         if smoothing:
             loss = loss + smoothing * _above_mean(generator.head, hidden, ids[real], weight[real])
         return loss, logp
     mask = mask_of(lengths, ids.shape[1])
     weight = weight * mask
-    first, state = generator.start(ids.shape[0])
+    first, state = generator.start(ids.shape[0], context)
     later, _ = generator.extend(read[:, :-1], state)
     logits = torch.cat([first[:, None], later], dim=1)
     logp = log_softmax_at(logits, ids) * mask
@@ -404,46 +421,64 @@ def read_own(generator: Generator, ids: Tensor, own: Tensor, noise: Tensor) -> T
 
 
 @torch.no_grad()
-def sequence_nll(generator: Generator, ids: Tensor, lengths: Tensor, temperature: float = 1.0, rows: int | None = None):
+def sequence_nll(
+    generator: Generator,
+    ids: Tensor,
+    lengths: Tensor,
+    temperature: float = 1.0,
+    rows: int | None = None,
+    context: Context | None = None,
+) -> Tensor:
     """-log p(y_t | y_<t) in nats (B,T), 0 past the end, without gradient, in chunks that fit the cache."""
-    return sequence_nlls(generator, ids, lengths, (temperature,), rows)[0]
+    return sequence_nlls(generator, ids, lengths, (temperature,), rows, context)[0]
 
 
 @torch.no_grad()
 def sequence_nlls(
-    generator: Generator, ids: Tensor, lengths: Tensor, temperatures: Sequence[float], rows: int | None = None
+    generator: Generator,
+    ids: Tensor,
+    lengths: Tensor,
+    temperatures: Sequence[float],
+    rows: int | None = None,
+    context: Context | None = None,
 ) -> Tensor:
     """`sequence_nll` at several temperatures (K,B,T); a generator with a linear head reads a sequence once for all."""
     rows = rows or max(1, 2 * cache_rows(generator.vocab_size, ids.device) // ids.shape[1])
     if isinstance(generator, HeadedGenerator):
         rows = max(rows, 256)  # its logits are cut finer than that anyway
-    parts = zip(ids.split(rows), lengths.split(rows), strict=True)
-    return torch.cat([_nlls(generator, i, n, temperatures) for i, n in parts], dim=1)
+    parts = torch.arange(len(ids), device=ids.device).split(rows)
+    contexts = [None if context is None else context[at] for at in parts]
+    found = [_nlls(generator, ids[at], lengths[at], temperatures, c) for at, c in zip(parts, contexts, strict=True)]
+    return torch.cat(found, dim=1)
 
 
-def _nlls(generator: Generator, ids: Tensor, lengths: Tensor, temperatures: Sequence[float]) -> Tensor:
+def _nlls(
+    generator: Generator, ids: Tensor, lengths: Tensor, temperatures: Sequence[float], context: Context | None
+) -> Tensor:
     if not isinstance(generator, HeadedGenerator):
-        return torch.stack([-log_probs(generator, ids, lengths, t) for t in temperatures])
-    hidden, real = _hidden_within(generator, ids, lengths)
+        return torch.stack([-log_probs(generator, ids, lengths, t, context) for t in temperatures])
+    hidden, real = _hidden_within(generator, ids, lengths, context)
     found = [head_log_probs(generator.head, hidden, ids[real], t) for t in temperatures]
     return torch.stack([-logp.new_zeros(ids.shape).masked_scatter(real, logp) for logp in found])
 
 
-def _hidden_within(generator: HeadedGenerator, read: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def _hidden_within(
+    generator: HeadedGenerator, read: Tensor, lengths: Tensor, context: Context | None = None
+) -> tuple[Tensor, Tensor]:
     """The hidden vectors (K,H) of the K tokens within the sequences, row by row, and where those are in (B,T).
 
     Padding costs nothing in the head, which costs the most, and no step is taken past the longest sequence.
     """
     longest = int(lengths.max())
     real = mask_of(lengths, read.shape[1])
-    hidden = _all_hidden(generator, read[:, :longest])
+    hidden = _all_hidden(generator, read[:, :longest], context)
     if int(lengths.min()) == longest:
         return hidden.flatten(0, 1), real
     return hidden[real[:, :longest]], real
 
 
-def _all_hidden(generator: HeadedGenerator, ids: Tensor) -> Tensor:
+def _all_hidden(generator: HeadedGenerator, ids: Tensor, context: Context | None) -> Tensor:
     """The hidden vectors (B,T,H) that the logits of every token of `ids` (B,T) are made of."""
-    first, state = generator.start_hidden(ids.shape[0])
+    first, state = generator.start_hidden(ids.shape[0], context)
     later, _ = generator.extend_hidden(ids[:, :-1], state)
     return torch.cat([first[:, None], later], dim=1)

@@ -28,6 +28,7 @@ from seqforge import __version__, checkpoint, corpora, evaluate, watch
 from seqforge.data.corpus import Corpus
 from seqforge.methods import (
     cot,
+    dialogue,
     distillation,
     leakgan,
     mle,
@@ -74,6 +75,11 @@ METHODS: dict[str, tuple[type, Callable, str]] = {
         distillation.train,
         "a student of likelihood-trained teachers' whole next-token distributions (Hinton et al. 2015)",
     ),
+    "dialogue": (
+        dialogue.DialogueConfig,
+        dialogue.train,
+        "a Transformer that answers, by policy gradient on a judge of (source, reply)",
+    ),
 }
 
 
@@ -101,6 +107,7 @@ def train(
         raise ValueError(f"{method} takes a {expected.__name__}, not a {type(method_config).__name__}")
     check_words(config)
     check_words(method_config)
+    config = dataclasses.replace(config, data=_condition(config.data, getattr(expected, "pairs", False), method))
     settled = settle(config)
     if hasattr(method_config, "settled"):  # of files that the method reads besides the data
         method_config = method_config.settled(config.data.source)
@@ -239,6 +246,15 @@ def _check_start(start: str | Path | None, corpus: Corpus) -> None:
                 f"--from {start}: it was trained on other data ({other.source}, {name} digest {theirs[name]}; here "
                 f"{corpus.source}, {mine[name]}); give the same --data options"
             )
+
+
+def _condition(data: corpora.DataConfig, pairs: bool, method: str) -> corpora.DataConfig:
+    """What is answered: turns where a method needs pairs and nothing is said; nothing else for the others."""
+    if pairs:
+        return dataclasses.replace(data, condition="turns") if data.condition == "none" else data
+    if data.condition != "none":
+        raise ValueError(f"data.condition is {data.condition}, but {method} answers nothing; use `train dialogue`")
+    return data
 
 
 def free_folder(method: str) -> Path:

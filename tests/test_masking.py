@@ -29,6 +29,7 @@ from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import mle
 from seqforge.methods.cot import CoTConfig
+from seqforge.methods.dialogue import DialogueConfig
 from seqforge.methods.distillation import DistillationConfig
 from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
@@ -47,6 +48,8 @@ from seqforge.models.kinds import GeneratorConfig
 from seqforge.models.lstm import LSTMConfig
 from seqforge.models.skip_lstm import SkipLSTMConfig
 from seqforge.models.token_discriminator import TokenDiscriminatorConfig
+from seqforge.models.transformer import TransformerConfig
+from seqforge.models.transformer_discriminator import TransformerDiscriminatorConfig
 from seqforge.run import CheckpointConfig, Run
 from seqforge.sampling import Filter, Samples, begin, begin_with, complete, mask_of, sample, uniform, weighted_nll
 
@@ -73,6 +76,9 @@ FROM_SCRATCH = {
 MANAGED = HierarchicalConfig(embedding=6, hidden=6, goal=3, step=2, dropout=0.2, init_std=0.3)
 HIERARCHY = {**{k: v for k, v in PLAYERS.items() if k != "generator"}, "d_every": 1}
 ATTENTIVE = GeneratorConfig(kind="transformer", embedding=6, hidden=6, heads=2, layers=2, dropout=0.2)
+ANSWERS = {k: v for k, v in PLAYERS.items() if k not in ("generator", "discriminator")}
+ANSWERS["generator"] = TransformerConfig(embedding=6, hidden=6, heads=2, dropout=0.2)
+ANSWERS["discriminator"] = TransformerDiscriminatorConfig(embedding=6, hidden=6, heads=2)
 TINY = {
     "mle": [
         MLETrainConfig(**SIZES),
@@ -105,6 +111,11 @@ TINY = {
         ScratchGANConfig(**FROM_SCRATCH, reward_at="end", gamma=1.0, moving="slow", clip=0.1),
         ScratchGANConfig(**FROM_SCRATCH, reward="shuffled", moving="none"),
     ],
+    "dialogue": [
+        DialogueConfig(**ANSWERS, rollouts=2),
+        DialogueConfig(**ANSWERS, adversary="penalty", teacher=0.0, decode="greedy"),
+        DialogueConfig(**ANSWERS, reward="shuffled", value="log"),
+    ],
     "cot": [
         CoTConfig(**COOPERATIVE, m_pretrain=1, average=0.9),
         CoTConfig(**COOPERATIVE, gradient="whole", mediator_reads="real", g_steps=2),
@@ -134,8 +145,15 @@ def ragged(n: int, seed: int) -> Split:
     return Split(ids * alive(lengths, HORIZON), lengths)
 
 
-def ragged_corpus(garbage: bool) -> Corpus:
-    """The same three sets of sequences with zeros or with any ids past their ends."""
+def ragged_corpus(garbage: bool, pairs: bool = False) -> Corpus:
+    """The same three sets of sequences with zeros or with any ids past their ends; of pairs, sources of the like."""
+    if pairs:
+        plain, asked = ragged_corpus(garbage), [ragged(n, 10 * n + 5) for n in (48, 24, 30)]
+        if garbage:
+            asked = [Split(garbled(s.ids, s.lengths, VOCAB, seed=4), s.lengths) for s in asked]
+        sets = dict(zip(("train", "valid", "test"), asked, strict=True))
+        both = {k: dataclasses.replace(getattr(plain, k), source=s) for k, s in sets.items()}
+        return dataclasses.replace(plain, **both)
     splits = [ragged(n, 10 * n) for n in (48, 24, 30)]
     if garbage:
         splits = [Split(garbled(s.ids, s.lengths, VOCAB, seed=3), s.lengths) for s in splits]
@@ -166,9 +184,9 @@ def watch_weights(patch: pytest.MonkeyPatch) -> list[float]:
     def note(lengths, weight):
         seen.append(float((weight * ~mask_of(lengths, weight.shape[1])).abs().max()))
 
-    def weighted_nll(generator, ids, lengths, weight, read=None, smoothing=0.0):
+    def weighted_nll(generator, ids, lengths, weight, read=None, smoothing=0.0, context=None):
         note(lengths, weight)
-        return plain(generator, ids, lengths, weight, read, smoothing)
+        return plain(generator, ids, lengths, weight, read, smoothing, context)
 
     def weighted_nll_of(head, hidden, ids, lengths, weight):
         note(lengths, weight)
@@ -184,7 +202,7 @@ def watch_weights(patch: pytest.MonkeyPatch) -> list[float]:
 
 def trained(method: str, config, folder: Path, garbage: bool) -> dict:
     """All that a run leaves: parameters, random states, log, samples and scores."""
-    corpus = ragged_corpus(garbage)
+    corpus = ragged_corpus(garbage, getattr(type(config), "pairs", False))
     with pytest.MonkeyPatch.context() as patch:
         if garbage:
             garble_samples(patch)

@@ -41,6 +41,7 @@ SCENES = {
     "mle_search": ["mle_search", "--recipe", "mle-search-tiny"],
     "leakgan": ["leakgan", "--recipe", "leakgan-tiny", "--generator.dropout", "0.3", "--mle.patience", "1"],
     "transformer": ["seqgan", *TINY, "--generator.kind", "transformer", "--rollout_lag", "0.5"],
+    "dialogue": ["dialogue", "--recipe", "dialogue-tiny", "--data.train_size", "200", "--checkpoint.seconds", "0"],
     "mle": [
         *["mle", "--checkpoint.seconds", "0", "--data.vocab_size", "20", "--data.max_length", "6"],
         *["--data.train_size", "256", "--data.valid_size", "64", "--data.test_size", "64", "--generator.hidden", "8"],
@@ -149,6 +150,8 @@ PLACES = [
     *[("mle_search", "log", k) for k in (3, 5, 7, 11, 14, 18)],
     *[("mle_search", "checkpoint", k) for k in (2, 4, 5, 9)],
     *[("transformer", "log", k) for k in (3, 13)],
+    *[("dialogue", "log", k) for k in (3, 9, 13)],
+    *[("dialogue", "checkpoint", k) for k in (2, 6)],
     *[("mle", "log", k) for k in (4, 8)],
     *[("mle", "checkpoint", k) for k in (2, 5)],
 ]

@@ -202,7 +202,7 @@ def test_rows_at_different_positions_go_on_side_by_side(kind):
     expected = whole(generator, ids, given)
     states = []
     for row, read in enumerate((5, 0, 2, 3)):
-        one = given and given.select(torch.tensor([row]))
+        one = given and given[torch.tensor([row])]
         states.append(generator.extend(ids[row : row + 1, :read], generator.start(1, one)[1])[1])
     both = TransformerState.cat(states)
     assert both.position.tolist() == [6, 1, 3, 4]
@@ -253,10 +253,10 @@ def test_padding_of_the_source_and_the_order_of_the_batch_change_nothing(which, 
     wide = Source(junk, given.lengths)
     order = torch.tensor(order)
     assert close(whole(generator, ids, wide), expected)
-    assert close(whole(generator, ids[order], given.select(order)), expected[order])
+    assert close(whole(generator, ids[order], given[order]), expected[order])
     for row in range(4):
-        alone = given.select(torch.tensor([row]))
-        assert alone.ids.shape[1] == int(given.lengths[row])
+        alone = given[torch.tensor([row])]
+        assert Source.of(alone).ids.shape[1] == int(given.lengths[row])
         assert close(whole(generator, ids[row : row + 1], alone), expected[row : row + 1])
 
 
@@ -273,7 +273,7 @@ def test_the_source_is_read_to_its_last_token():
 
 
 def test_a_source_is_neither_forgotten_nor_forced():
-    with pytest.raises(AssertionError, match="give start a Source"):
+    with pytest.raises(AssertionError, match="give start a source"):
         made({"encoder": True}).start(2)
     with pytest.raises(AssertionError, match="takes no context"):
         made().start(4, source())

@@ -41,11 +41,11 @@ def test_padding_and_order_change_nothing(norm, pair):
         asked[row, : source.lengths[row]] = source.ids[row, : source.lengths[row]]
     order = torch.randperm(6, generator=rng(4))
     for rows in (torch.arange(6), order):
-        given = Source(asked, source.lengths).select(rows) if pair else None
+        given = Source(asked, source.lengths)[rows] if pair else None
         assert torch.allclose(judge(reply[rows], lengths[rows], given), expected[rows], atol=1e-5)
     for row in range(6):
         one = torch.tensor([row])
-        alone = judge(ids[one, : lengths[row]], lengths[one], source.select(one) if pair else None)
+        alone = judge(ids[one, : lengths[row]], lengths[one], source[one] if pair else None)
         assert torch.allclose(alone, expected[one], atol=1e-5)
 
 
@@ -103,13 +103,13 @@ def test_it_learns_what_only_the_right_side_tells(pair):
     optimizer = torch.optim.Adam(judge.parameters(), lr=0.01)
     for _ in range(60):
         for part in torch.randperm(rows // 2, generator=rng(6)).split(64):
-            logit = judge(ids[part], lengths[part], source.select(part) if pair else None)
+            logit = judge(ids[part], lengths[part], source[part] if pair else None)
             optimizer.zero_grad()
             objectives.discriminator_loss(logit, label[part]).backward()
             optimizer.step()
     held = torch.arange(rows // 2, rows)
     with torch.no_grad():
-        logit = judge.eval()(ids[held], lengths[held], source.select(held) if pair else None)
+        logit = judge.eval()(ids[held], lengths[held], source[held] if pair else None)
     assert ((logit > 0) == label[held]).float().mean() > 0.85
 
 

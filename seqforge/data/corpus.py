@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,11 @@ class Split:
 
     def __getitem__(self, rows: Tensor | slice) -> Split:
         return Split(self.ids[rows], self.lengths[rows], None if self.source is None else self.source[rows])
+
+    @classmethod
+    def cat(cls, splits: Sequence[Split]) -> Split:
+        """The rows of several, one below the other; sources are not carried along."""
+        return cls(torch.cat([s.ids for s in splits]), torch.cat([s.lengths for s in splits]))
 
     def digest(self) -> str:
         """First 8 hex digits of a sha256 over its tokens and lengths; what stands past the ends does not count."""

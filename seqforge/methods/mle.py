@@ -176,7 +176,7 @@ def likelihood_loss(generator: Generator, real: Split, smoothing: float = 0.0) -
     share of each target spread evenly over the vocabulary; the log p are those of the tokens all the same.
     """
     mask = mask_of(real.lengths, real.ids.shape[1])
-    return weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(mask), smoothing=smoothing)
+    return weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(mask), None, smoothing, real.source)
 
 
 @torch.no_grad()
@@ -236,7 +236,9 @@ def fit_language_model(
 
 def validation_nll(generator: Generator, valid: Split) -> float:
     """Nats per token."""
-    return nll.mean_and_stderr(sequence_nll(generator, valid.ids, valid.lengths), valid.lengths)[0]
+    return nll.mean_and_stderr(sequence_nll(generator, valid.ids, valid.lengths, context=valid.source), valid.lengths)[
+        0
+    ]
 
 
 def measure(generator: Generator, corpus: Corpus, monitor: MonitorConfig, run: Run, phase: str) -> None:

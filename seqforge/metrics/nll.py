@@ -45,7 +45,9 @@ def nll_tests(
     """
     found, digest = [], test.digest()
     for temperature, nll in zip(
-        temperatures, sequence_nlls(generator, test.ids, test.lengths, temperatures), strict=True
+        temperatures,
+        sequence_nlls(generator, test.ids, test.lengths, temperatures, context=test.source),
+        strict=True,
     ):
         value, stderr = mean_and_stderr(nll, test.lengths)
         facts = signature("nll_test", n=len(test), temp=temperature, data=source, test=digest)
@@ -86,6 +88,12 @@ def entropy(drawn: Samples, facts: dict, temperature: float) -> Score:
     return Score("entropy", value, stderr, UNIT, temperature, signature("entropy", **facts))
 
 
+def asked(corpus: Corpus, samples: int) -> Split | None:
+    """Of pairs, what `samples` samples answer: the test set's sources, from the first again after the last."""
+    source = corpus.test.source
+    return None if source is None else source[torch.arange(samples, device=source.ids.device) % len(source)]
+
+
 def all_nll(
     generator: Generator,
     corpus: Corpus,
@@ -101,7 +109,7 @@ def all_nll(
     """
     rng = torch.Generator().manual_seed(seed)
     noise = uniform((samples, corpus.max_length), rng, corpus.test.ids.device)
-    drawn = sample(generator, noise, Filter(temperature=temperature))
+    drawn = sample(generator, noise, Filter(temperature=temperature), context=asked(corpus, samples))
     facts = {"n": samples, "temp": temperature, "seed": seed, "len": corpus.max_length, "data": corpus.source}
     test = test or nll_test(generator, corpus.test, corpus.source, temperature)
     scores = [test, entropy(drawn, facts, temperature)]

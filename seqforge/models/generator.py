@@ -15,6 +15,18 @@ from torch.nn import functional as F
 LogProbs = Callable[[slice], Tensor]
 
 
+@runtime_checkable
+class Context(Protocol):
+    """What a generator answers, row by row: the first lengths[b] ids of row b of (B,S)."""
+
+    @property
+    def ids(self) -> Tensor: ...
+    @property
+    def lengths(self) -> Tensor: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Tensor) -> Self: ...
+
+
 class State(Protocol):
     """What a generator remembers of the prefix of every row. A value: using an old one again gives the same numbers."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqforge.models.attention import Embedding, Norm, Pair, Stack, initialise
-from seqforge.models.generator import State
+from seqforge.models.generator import Context, State
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,13 @@ class Source:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def select(self, rows: Tensor) -> Source:
-        """Those rows, no wider than the longest of them."""
-        lengths = self.lengths[rows]
-        return Source(self.ids[rows, : int(lengths.max()) if len(rows) else 0], lengths)
+    @classmethod
+    def of(cls, context: Context) -> Source:
+        """No wider than its longest row."""
+        return cls(context.ids[:, : int(context.lengths.max())], context.lengths)
+
+    def __getitem__(self, rows: Tensor) -> Source:
+        return Source(self.ids[rows], self.lengths[rows])
 
     @property
     def mask(self) -> Tensor:
@@ -220,9 +223,10 @@ class TransformerGenerator(
         if self.encoder is None:
             assert context is None, "this generator takes no context"
         else:
-            assert isinstance(context, Source), "this generator answers: give start a Source"
+            assert isinstance(context, Context), "this generator answers: give start a source"
             assert len(context) == batch
-            state = replace(state, source=self.encode(context), see_source=context.mask)
+            source = Source.of(context)
+            state = replace(state, source=self.encode(source), see_source=source.mask)
         start = torch.full((batch, 1), self.start_id, device=device)
         hidden, state = self.extend_hidden(start, state)
         return hidden[:, 0], state

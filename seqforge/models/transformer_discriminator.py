@@ -9,6 +9,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from seqforge.models.attention import Embedding, Norm, Stack, initialise
+from seqforge.models.generator import Context
 from seqforge.models.transformer import Source
 
 
@@ -95,13 +96,14 @@ class TransformerDiscriminator(
         """The discriminator a run's configuration names."""
         return cls(vocab_size, **asdict(config), pair=pair, seed=seed)
 
-    def forward(self, ids: Tensor, lengths: Tensor, source: Source | None = None) -> Tensor:
+    def forward(self, ids: Tensor, lengths: Tensor, source: Context | None = None) -> Tensor:
         """Logit (B,) of being real, or of being the real reply to `source`."""
         assert (source is None) == (self.source is None), "a discriminator of pairs takes a source, another none"
         reply, kept, see = Source(ids, lengths), (), None
         if source is not None and self.source is not None:
-            found, _ = self.source(self._read(source), source.mask[:, None, None, :])
-            kept, see = self.reply.remember(found), source.mask[:, None, None, :]
+            asked = Source.of(source)
+            see = asked.mask[:, None, None, :]
+            kept = self.reply.remember(self.source(self._read(asked), see)[0])
         x, _ = self.reply(self._read(reply), reply.mask[:, None, None, :], source=kept, see_source=see)
         inside = reply.mask[..., None]
         mean = x.masked_fill(~inside, 0.0).sum(1) / lengths[:, None]
