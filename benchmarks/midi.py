@@ -20,7 +20,7 @@ ENCODINGS += [MusicConfig(encoding=name, longest=400) for name in ("remi", "tsd"
 
 
 def by_mido(path: Path) -> list[np.ndarray]:
-    """Of every track with notes (N,3): onset, length, pitch. Of equal pitches the first to start is the first to end."""
+    """Of every track with notes (N,3): onset, length, pitch. Of equal pitches the first to start ends first."""
     file, tracks = mido.MidiFile(path), []
     for track in file.tracks:
         now, sounding, notes = 0, {}, []
