@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import time
+from typing import Any
 
 import pytest
 import yaml
@@ -22,8 +23,14 @@ def configured(name: str) -> tuple[RunConfig, object]:
     return build(RunConfig, values), build(METHODS[method][0], values)
 
 
+def within(value: object, plain: Any) -> object:
+    """What stands in `plain` where `value` has something, group by group."""
+    return {k: within(v, plain[k]) for k, v in value.items()} if isinstance(value, dict) else plain
+
+
 def test_the_promised_recipes_are_there():
     expected = {"demo", "seqgan-oracle-published", "seqgan-oracle", "seqgan-oracle-tiny", "leakgan-tiny"}
+    expected |= {f"music-{name}" for name in ("mle", "seqgan", "leakgan", "tiny")}
     tasks = ("oracle20", "oracle40", "captions")
     expected |= {f"leakgan-{task}{kind}" for task in tasks for kind in ("", "-published")}
     assert expected <= set(recipes.names())
@@ -40,10 +47,7 @@ def test_every_recipe_parses_and_arrives(name):
     for key, value in recipe.items():
         if key in ("method", "purpose", "time"):
             continue
-        if isinstance(value, dict):
-            assert {k: plain[key][k] for k in value} == value
-        else:
-            assert plain[key] == value
+        assert within(value, plain[key]) == value
 
 
 @pytest.mark.parametrize("name", [n for n in recipes.names() if recipes.read(n)["method"] in ("seqgan", "leakgan")])
