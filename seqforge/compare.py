@@ -63,8 +63,8 @@ def facts_of(scores: list[dict]) -> set[str]:
 
 def compare(runs: Sequence[Path]) -> dict:
     """Per group of runs: each score at temperature 1, and the gaps to the group's own pre-trained generators; the
-    gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds, on
-    the most telling frontier that all have.
+    gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds,
+    on the most telling frontier that all have.
 
     Raises ValueError where two runs' signatures differ: other data, other sample counts, other temperatures.
     """

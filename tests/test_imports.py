@@ -46,6 +46,7 @@ TABLE = {
     "seqforge.settings": "seqforge.corpora seqforge.data* seqforge.evaluate seqforge.run",
     "seqforge.tables": "seqforge.frontier",
     "seqforge.seeds": "",
+    "seqforge.controls": "*",
     "seqforge.options": "*",
     "seqforge.cli*": "*",
 }
