@@ -197,7 +197,7 @@ def compare_(argv: list[str]) -> int:
     if args.controls:
         return _controls(args)
     if not args.runs:
-        raise ValueError("seqforge compare needs run folders, or --controls RUN")
+        raise ValueError("compare: no runs; give run folders, or --controls RUN")
     if args.format != "table" and args.format not in FORMATS:
         raise ValueError(f"--format is {args.format!r}, but must be one of: table, {', '.join(FORMATS)}")
     runs = [

@@ -82,7 +82,7 @@ def test_every_control_is_trained_once_from_the_same_pre_training(tmp_path, caps
 
 def test_what_has_no_controls_is_told(capsys):
     assert main(["compare"]) == 2
-    assert "needs run folders, or --controls RUN" in capsys.readouterr().err
+    assert "give run folders, or --controls RUN" in capsys.readouterr().err
     for method, told in (("mle", "method mle"), ("seqgan", "reward shuffled")):
         reward = ["--reward", "shuffled"] if method == "seqgan" else []
         assert main(["train", method, *reward, "--with-controls", "--out", "never"]) == 2
