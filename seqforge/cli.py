@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from seqforge import __version__, cli_data, cli_runs, cli_sweep, options, seeds
+from seqforge import __version__, cli_data, cli_runs, cli_sweep, controls, options, seeds
 from seqforge.options import Parser
 from seqforge.settings import RunConfig, build
 from seqforge.tables import out
@@ -35,9 +35,14 @@ def train_(argv: list[str]) -> int:
     values.pop("seeds")
     if values.pop("at_once"):
         raise ValueError("--at-once is for several seeds; give --seeds 1,2,3 with it")
+    controlled = values.pop("with_controls")
     config, method_config = build(RunConfig, values), build(METHODS[method][0], values)
+    if controlled:
+        controls.check(method, getattr(method_config, "reward", None))
     _warn_if_busy(config.threads)
-    return _show(train(method, config, method_config, given, start, recipe))
+    folder = train(method, config, method_config, given, start, recipe)
+    shown = _show(folder)
+    return cli_runs.show_controls(folder) if controlled else shown
 
 
 def _train_seeds(method: str, argv: list[str]) -> int:

@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from seqforge import compare, corpora, evaluate, generate, recipes, seeds, tunes, watch
+from seqforge import compare, controls, corpora, evaluate, generate, recipes, seeds, tunes, watch
 from seqforge.data.midi import SUFFIXES
 from seqforge.data.music import MusicConfig
 from seqforge.data.tokens import unknown_id
@@ -23,7 +23,7 @@ from seqforge.evaluate import EvaluateConfig
 from seqforge.options import Parser
 from seqforge.sampling import Filter
 from seqforge.settings import RunConfig, build, settle
-from seqforge.tables import comparison_latex, comparison_markdown, out, print_comparison, print_scores
+from seqforge.tables import comparison_latex, comparison_markdown, out, print_comparison, print_controls, print_scores
 from seqforge.training import write_report
 
 
@@ -222,13 +222,18 @@ def compare_(argv: list[str]) -> int:
     parser.add_argument(
         "runs",
         type=Path,
-        nargs="+",
+        nargs="*",
         help="run folders, or folders of seeds; the first names the group others are held to",
     )
+    parser.add_argument("--controls", type=Path, help="train the null controls of this run and say what D's share is")
     parser.add_argument("--json", action="store_true", help="short for --format json")
     parser.add_argument("--format", default="table", help="table, json, markdown or latex (for booktabs)")
     parser.add_argument("--plot", type=Path, help="write NLL_oracle over NLL_test of all runs to this PNG")
     args = parser.parse_args(argv)
+    if args.controls:
+        return _controls(args)
+    if not args.runs:
+        raise ValueError("compare: no runs; give run folders, or --controls RUN")
     if args.format != "table" and args.format not in FORMATS:
         raise ValueError(f"--format is {args.format!r}, but must be one of: table, {', '.join(FORMATS)}")
     runs = [
@@ -244,6 +249,20 @@ def compare_(argv: list[str]) -> int:
         print_comparison(found)
     else:
         print(FORMATS[shown](found))
+    return 0
+
+
+def _controls(args: Namespace) -> int:
+    """The null controls of a run, at its own rounds, and the share of the gain that D explains."""
+    if args.runs:
+        raise ValueError("--controls takes one run and no others; leave the rest out")
+    return show_controls(args.controls, args.json)
+
+
+def show_controls(run: Path, as_json: bool = False) -> int:
+    """Train the controls of a run that are missing, and print the share of the gain that D explains."""
+    found = controls.share(run, controls.carry_out(run))
+    print(json.dumps(found, indent=1)) if as_json else print_controls(found)
     return 0
 
 

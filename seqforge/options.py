@@ -42,6 +42,9 @@ def _train_parser(method: str) -> Parser:
     parser.add_argument("--recipe", help="a shipped recipe's name (see `seqforge recipes`) or a YAML file of your own")
     parser.add_argument("--out", help="folder of the run; without it runs/METHOD-1, -2, ...")
     parser.add_argument("--from", help="a run whose finished pre-training this one takes over, as controls do")
+    parser.add_argument(
+        "--with-controls", action="store_true", help="then its null controls: `seqforge compare --controls`"
+    )
     parser.add_argument("--seeds", help="several seeds, such as 1,2,3: a run each in one folder, with one report")
     parser.add_argument(
         "--at-once", type=int, default=0, help="with --seeds: how many at a time, one thread each; 0: cores free"

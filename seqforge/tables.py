@@ -119,6 +119,29 @@ def print_comparison(found: dict) -> None:
             out.print(f"{name}: {v['word']} MLE: {v['reason']}", markup=False)
 
 
+def print_controls(found: dict) -> None:
+    """The gain of a run and of its controls over its pre-trained generator, and what of it is the discriminator's."""
+    axes = AXES[found["frontier"]]
+
+    def shown(j: dict | None) -> str:
+        if j is None:
+            return "no shared range"
+        low, high = sorted((axes.sign * j["low"], axes.sign * j["high"]))
+        return f"{axes.sign * j['gap']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+    table = Table("reward", "less its pre-trained", "the run less it", "share of the gain that D explains", box=None)
+    table.add_row("discriminator", shown(found["gain"]), "", "")
+    for name, c in found["controls"].items():
+        part = c["share_of_d"]
+        told = "no gain to share" if part is None else "{:.0%} ({:.0%} to {:.0%})".format(*part)
+        table.add_row(name, shown(c["gain"]), shown(c["run_against_it"]), told)
+    out.print(table)
+    out.print(
+        f"{axes.label} at equal {DIVERSITY[axes.diversity]}, mean between the frontiers, 95 % interval in brackets: "
+        "sampling error, one seed"
+    )
+
+
 def comparison_markdown(found: dict) -> str:
     """The same as Markdown."""
     lines = []

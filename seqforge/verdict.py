@@ -56,17 +56,25 @@ def judge(name: str, mine: list[dict], theirs: list[dict], my_draws: Draws, thei
     whole = between(frontier(points[0]), frontier(points[1]))
     if whole is None:
         return None
-    drawn = [_drawn(p, d, axes) for p, d in zip(points, (my_draws, their_draws), strict=True)]
-    units = min((len(d) for d in drawn), default=0)
-    each = (between(frontier(drawn[0][k], 200), frontier(drawn[1][k], 200)) for k in range(units))
-    gaps = [found.gap for found in each if found is not None]
-    if len(gaps) < max(2, units / 2):
+    each = gap_draws(name, mine, theirs, my_draws, their_draws)
+    gaps = [gap for gap in each if gap is not None]
+    if len(gaps) < max(2, len(each) / 2):
         return None
     if name in BY_PARTS:
         half, by = mean_interval(gaps)[1] or math.inf, "parts"
     else:
         half, by = 1.96 * float(np.std(gaps, ddof=1)), "bootstrap"
     return _judged(name, whole.gap, half, whole.low, whole.high, by, len(gaps))
+
+
+def gap_draws(
+    name: str, mine: list[dict], theirs: list[dict], my_draws: Draws, their_draws: Draws
+) -> list[float | None]:
+    """The gap in each draw; None where the curves drawn share no diversity."""
+    axes = AXES[name]
+    first, second = (_drawn(points_of(s, axes), d, axes) for s, d in ((mine, my_draws), (theirs, their_draws)))
+    each = (between(frontier(a, 200), frontier(b, 200)) for a, b in zip(first, second, strict=False))
+    return [None if found is None else found.gap for found in each]
 
 
 def _judged(name: str, gap: float, half: float, low_x: float, high_x: float, by: str, units: int) -> Judgement:

@@ -99,7 +99,7 @@ def test_help_explains_every_option_of_training(method, capsys):
     for option in spelt - {"--help"}:
         explained = re.sub(r"\((type|default|required)[^()]*(\([^()]*\))?[^()]*\)", "", found[option]).strip()
         assert len(explained) > 5, option
-        if option not in ("--recipe", "--out", "--from", "--data", "--seeds"):
+        if option not in ("--recipe", "--out", "--from", "--data", "--seeds", "--with-controls"):
             assert re.search(r"type: .*default: ", found[option]), option
     assert not hidden & set(found)
     assert "default: 9984" in found["--data.train_size"]

@@ -50,6 +50,7 @@ TABLE = {
     "seqforge.sweep": "seqforge.recipes seqforge.compare seqforge.frontier seqforge.report.folder",
     "seqforge.tables": "seqforge.frontier",
     "seqforge.seeds": "",
+    "seqforge.controls": "*",
     "seqforge.options": "*",
     "seqforge.cli*": "*",
 }
