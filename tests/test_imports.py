@@ -27,6 +27,7 @@ TABLE = {
     "seqforge.rewards": "seqforge.sampling seqforge.models.generator",
     "seqforge.discriminate": "seqforge.objectives seqforge.sampling seqforge.models.generator seqforge.data.corpus "
     "seqforge.run",
+    "seqforge.judge": "seqforge.discriminate seqforge.data.corpus seqforge.metrics* seqforge.models*",
     "seqforge.hierarchy": "seqforge.objectives seqforge.sampling seqforge.models* seqforge.data.corpus seqforge.run",
     "seqforge.oracles": "seqforge.models* seqforge.data* seqforge.sampling",
     "seqforge.corpora": "seqforge.oracles seqforge.grammars seqforge.dialogues seqforge.pairs seqforge.data*",
