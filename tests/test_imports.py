@@ -27,6 +27,7 @@ TABLE = {
     "seqforge.rewards": "seqforge.sampling seqforge.models.generator",
     "seqforge.discriminate": "seqforge.objectives seqforge.sampling seqforge.models.generator seqforge.data.corpus "
     "seqforge.run",
+    "seqforge.chat": "seqforge.evaluate seqforge.pairs seqforge.sampling seqforge.data* seqforge.models*",
     "seqforge.judge": "seqforge.discriminate seqforge.data.corpus seqforge.metrics* seqforge.models*",
     "seqforge.hierarchy": "seqforge.objectives seqforge.sampling seqforge.models* seqforge.data.corpus seqforge.run",
     "seqforge.oracles": "seqforge.models* seqforge.data* seqforge.sampling",
@@ -50,7 +51,14 @@ TABLE = {
     "seqforge.cli*": "*",
 }
 # nothing but these imports one of them
-COMMAND_LINE = ("seqforge.cli", "seqforge.cli_runs", "seqforge.cli_data", "seqforge.options", "seqforge.tables")
+COMMAND_LINE = (
+    "seqforge.cli",
+    "seqforge.cli_chat",
+    "seqforge.cli_runs",
+    "seqforge.cli_data",
+    "seqforge.options",
+    "seqforge.tables",
+)
 NO_TORCH = ("seqforge.compare", "seqforge.report*")  # nor anything of ours that imports it
 
 
