@@ -16,7 +16,7 @@ from seqforge import evaluate, training, watch
 from seqforge.compare import read_run
 from seqforge.frontier import AXES, points_of
 from seqforge.methods.mle import MLETrainConfig
-from seqforge.models.lstm import LSTMConfig
+from seqforge.models.kinds import GeneratorConfig
 from seqforge.report.folder import read_log
 from seqforge.settings import RunConfig, build
 from seqforge.verdict import FILE, gap_draws, judge, load_draws
@@ -37,7 +37,7 @@ def carry_out(run: Path) -> dict[str, Path]:
     for reward in REWARDS:
         changes = {"reward": reward} | ({"baseline": "none"} if reward == "constant" else {})
         found[reward] = _one(run, reward, plain["method"], config, dataclasses.replace(method, **changes), run)
-    if isinstance(method.generator, LSTMConfig):
+    if isinstance(method.generator, GeneratorConfig):
         epochs = epochs_as_long(run)
         mle = dataclasses.replace(method.mle, epochs=epochs, patience=epochs)  # the best of all by validation NLL
         longer = MLETrainConfig(method.generator, mle, method.monitor)

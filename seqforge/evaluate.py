@@ -14,13 +14,15 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from seqforge import checkpoint, scoring, tunes
+from seqforge import judge as fresh
 from seqforge import verdict as verdicts
 from seqforge.data import tokens
 from seqforge.data.corpus import Corpus, Split
+from seqforge.dialogues import DialogueWorld
 from seqforge.frontier import heat
 from seqforge.grammars import Grammar
 from seqforge.methods import mle
-from seqforge.metrics import nll, points
+from seqforge.metrics import nll, points, replies
 from seqforge.metrics.grammar import judged
 from seqforge.metrics.lm3 import TrigramModel
 from seqforge.metrics.ngrams import References
@@ -138,7 +140,7 @@ def sweep(
         scores, drawn = nll.all_nll(generator, corpus, config.samples, config.seed, t, test, drawn_scores)
         found += scores
         if text is not None:
-            samples = Split(drawn.ids, drawn.lengths)
+            samples = Split(drawn.ids, drawn.lengths, nll.asked(corpus, config.samples))
             scores = text_scores(samples, corpus, config, t, novel=True)
             more, new = text(samples, t)
             drawn_scores |= new
@@ -199,6 +201,8 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
     found = []
     if isinstance(corpus.judge, Grammar):
         found += judged(corpus.judge, scoring.words_of(samples, sets), facts, temperature, config.seed)
+    if samples.source is not None and novel:
+        found += reply_scores(samples, corpus, facts, temperature, config.seed)
     names = known_metrics(config.metrics, corpus.music is not None) if temperature == 1.0 else []
     for name in names:
         try:
@@ -206,6 +210,25 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
         except ValueError as e:  # too few sequences, or all alike: the run's other figures stand
             warnings.warn(f"{name} is left out: {e}", stacklevel=2)
     return found
+
+
+def reply_scores(
+    samples: Split, corpus: Corpus, facts: dict[str, object], temperature: float, seed: int
+) -> list[Score]:
+    """Of replies to the test sources, from the first again after the last: right (where a judge knows), copied,
+    generic; at temperature 1 also what a judge trained afresh makes of as many as there are sources.
+    """
+    assert samples.source is not None
+    said, asked = (corpus.decode(s.ids, s.lengths) for s in (samples, samples.source))
+    before = corpus.before["test"] if corpus.before else []
+    judge = corpus.judge if isinstance(corpus.judge, DialogueWorld) else None
+    turns = [before[i % len(before)] for i in range(len(said))] if judge else []
+    found = replies.judged(said, asked, facts, temperature, seed, judge, turns)
+    if temperature != 1.0:
+        return found
+    few = slice(min(len(samples), len(corpus.test)))
+    real, vocab_size = corpus.test[few], corpus.vocab_size
+    return found + fresh.judged("fresh_judge", real, samples[few], vocab_size, facts, temperature, seed)
 
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
@@ -247,6 +270,10 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
     if corpus.oracle is None:
         real = corpus.train[slice(config.samples)]
         scores = text_scores(real, corpus, config, 1.0, novel=False)
+        if corpus.test.source is not None:  # real pairs against replies dealt anew
+            test, facts = corpus.test, {"seed": config.seed, "data": corpus.source}
+            other = fresh.shuffled(test, config.seed)
+            scores += fresh.judged("mismatch", test, other, corpus.vocab_size, facts, 1.0, config.seed)
         name = "training tunes themselves" if corpus.music else "training text itself"
         return [{"name": name, "scores": [s.as_dict() for s in scores]}] if scores else []
     if not (isinstance(corpus.oracle, Generator) and isinstance(corpus.oracle, nn.Module)):

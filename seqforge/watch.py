@@ -26,10 +26,11 @@ from seqforge.evaluate import EvaluateConfig
 from seqforge.metrics import nll
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.token_discriminator import TokenDiscriminator
+from seqforge.models.transformer_discriminator import TransformerDiscriminator
 from seqforge.sampling import mask_of
 from seqforge.settings import RunConfig, build, settle
 
-DISCRIMINATORS = {cls.__name__: cls for cls in (CNNDiscriminator, TokenDiscriminator)}
+DISCRIMINATORS = {cls.__name__: cls for cls in (CNNDiscriminator, TokenDiscriminator, TransformerDiscriminator)}
 HIGHER_IS_BETTER = ("bleu", "reverse_bleu", "distinct", "unique", "ms_jaccard", "mauve", "embsim", "grammatical")
 LOWER_IS_BETTER = (
     "nll",
@@ -119,11 +120,12 @@ def assess(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str)
     try:
         checkpoint.verify(folder)
         generator = evaluate.load_generator(folder, precision).to(corpus.train.ids.device)
-        held = dataclasses.replace(corpus, test=corpus.valid)
+        before = corpus.before and {**corpus.before, "test": corpus.before["valid"]}
+        held = dataclasses.replace(corpus, test=corpus.valid, before=before)
         test = nll.nll_tests(generator, held.test, held.source, [1.0])[0]
         scores, drawn = nll.all_nll(generator, held, config.samples, config.seed, 1.0, test)
         scores = [dataclasses.replace(s, name=s.name.replace("nll_test", "nll_valid")) for s in scores]
-        samples = Split(drawn.ids, drawn.lengths)
+        samples = Split(drawn.ids, drawn.lengths, nll.asked(held, config.samples))
         if corpus.oracle is None:
             scores += evaluate.text_scores(samples, held, config, 1.0, novel=True)
         found["scores"] = [s.as_dict() for s in scores]
@@ -158,8 +160,10 @@ def mean_probabilities(folder: Path, corpus: Corpus, samples: Split, precision: 
         ("p_generated", samples),
     ):
         with discriminate.autocast(split.ids.device, precision):
-            parts = zip(split.ids.split(256), split.lengths.split(256), strict=True)
-            p = torch.cat([torch.sigmoid(discriminator(i, n).float()) for i, n in parts])
+            parts = [split[slice(lo, lo + 256)] for lo in range(0, len(split), 256)]
+            asked = [() if part.source is None else (part.source,) for part in parts]  # of a judge of pairs
+            logits = [discriminator(p.ids, p.lengths, *a) for p, a in zip(parts, asked, strict=True)]
+            p = torch.sigmoid(torch.cat(logits).float())
         if p.ndim == 2:
             mask = mask_of(split.lengths, p.shape[1])
             found[name] = float((p * mask).sum() / mask.sum())

@@ -7,12 +7,14 @@ import torch
 import yaml
 from worlds import every_sequence, far, gradients, rng
 
-from seqforge import checkpoint, corpora, discriminate, rewards
+from seqforge import checkpoint, corpora, discriminate, evaluate, rewards
+from seqforge import judge as fresh
 from seqforge.cli import main
 from seqforge.corpora import DataConfig
 from seqforge.data.corpus import Split
 from seqforge.methods import dialogue
 from seqforge.methods.dialogue import DialogueConfig, adversarial_loss
+from seqforge.metrics import replies
 from seqforge.models.transformer import Source, TransformerGenerator
 from seqforge.models.transformer_discriminator import TransformerDiscriminator
 from seqforge.sampling import Samples, log_probs, mask_of, sample, sequence_nll, uniform
@@ -140,6 +142,55 @@ def test_all_stages_leave_what_they_say(run):
     assert len({m["generated"] for m in made}) > 5
     fake = dialogue.read_generated(run / "generated.jsonl", real)
     assert real.decode(fake.ids, fake.lengths)[:50] == [m["generated"] for m in made][:50]
+
+
+def test_the_scores_hold_replies_to_what_they_answer(run):
+    scores = json.loads((run / "scores.json").read_text())["generators"][-1]["scores"]
+    found = {s["name"]: s for s in scores if s["temperature"] == 1.0}
+    assert {"right", "copied", "generic", "nll_test", "distinct2", "bleu4"} <= found.keys()
+    assert all(f["interval"][0] <= f["value"] <= f["interval"][1] for k, f in found.items() if k in ("right", "copied"))
+
+
+@pytest.mark.parametrize(("wrong", "share"), [(0, 1.0), (25, 0.75), (100, 0.0)])
+def test_right_answers_are_counted_against_their_own_conversation(wrong, share):
+    config = DataConfig(source="dialogues", condition="turns", train_size=40, valid_size=20, test_size=100)
+    corpus = corpora.load(config)
+    ids, lengths = corpus.test.ids.clone(), corpus.test.lengths.clone()
+    ids[:wrong, 0], lengths[:wrong] = corpus.eos_id, 1  # nothing said
+    scores = evaluate.reply_scores(Split(ids, lengths, corpus.test.source), corpus, {}, 1.0, 1)
+    assert scores[0].name == "right"
+    assert scores[0].value == share
+
+
+def test_a_fresh_judge_tells_what_there_is_to_tell(monkeypatch):
+    """The same replies on both sides: one half, exactly. Replies cut short: nearly all."""
+    monkeypatch.setattr(fresh, "STEPS", 40)
+    config = DataConfig(source="dialogues", condition="turns", train_size=40, valid_size=20, test_size=200)
+    real = corpora.load(config).test
+    assert fresh.told_apart(real, real, 60, 1).tolist() == [0.5] * 100
+    short = Split(real.ids, torch.ones_like(real.lengths), real.source)
+    (score,) = fresh.judged("fresh_judge", real, short, 60, {}, 1.0, 1)
+    assert score.value > 0.9
+    assert score.interval[0] <= score.value <= score.interval[1]
+    assert fresh.judged("fresh_judge", real[slice(100)], short, 60, {}, 1.0, 1) == []
+
+
+def test_shuffled_pairs_are_the_same_replies_to_other_sources():
+    order = torch.arange(50)
+    asked = Split(order[:, None], torch.ones(50, dtype=torch.long))
+    real = Split(order[:, None], torch.ones(50, dtype=torch.long), asked)
+    dealt = fresh.shuffled(real, 1)
+    assert sorted(dealt.ids[:, 0].tolist()) == order.tolist()
+    assert not (dealt.ids[:, 0] == order).any()
+    assert torch.equal(dealt.source.ids, asked.ids)
+
+
+def test_copied_and_generic_by_hand():
+    sources = ["how are you ?", "how are you ?", "a b c d", "yes"]
+    assert replies.copied(["how are you ?", "are you", "b c d", "yes"], sources).tolist() == [True, False, True, True]
+    assert replies.copied(["c d e", "ow are you", "", "no"], sources).tolist() == [False] * 4
+    assert replies.generic(["a"] * 3 + [str(i) for i in range(97)]).tolist() == [True] * 3 + [False] * 97
+    assert not replies.generic(["a"] * 2 + [str(i) for i in range(98)]).any()
 
 
 def test_stages_one_by_one_end_where_one_run_ends(run, tmp_path):

@@ -27,6 +27,8 @@ TABLE = {
     "seqforge.rewards": "seqforge.sampling seqforge.models.generator",
     "seqforge.discriminate": "seqforge.objectives seqforge.sampling seqforge.models.generator seqforge.data.corpus "
     "seqforge.run",
+    "seqforge.chat": "seqforge.evaluate seqforge.pairs seqforge.sampling seqforge.data* seqforge.models*",
+    "seqforge.judge": "seqforge.discriminate seqforge.data.corpus seqforge.metrics* seqforge.models*",
     "seqforge.hierarchy": "seqforge.objectives seqforge.sampling seqforge.models* seqforge.data.corpus seqforge.run",
     "seqforge.oracles": "seqforge.models* seqforge.data* seqforge.sampling",
     "seqforge.corpora": "seqforge.oracles seqforge.grammars seqforge.dialogues seqforge.pairs seqforge.data*",
@@ -57,6 +59,7 @@ TABLE = {
 # nothing but these imports one of them
 COMMAND_LINE = (
     "seqforge.cli",
+    "seqforge.cli_chat",
     "seqforge.cli_runs",
     "seqforge.cli_data",
     "seqforge.cli_sweep",

@@ -203,6 +203,15 @@ def test_an_evaluator_beside_the_training_starts_and_stops_with_it(tmp_path):
     assert "held to the validation set" in (run / "report.html").read_text()
 
 
+@pytest.mark.parametrize("method", ["dialogue", "leakgan"])
+def test_other_methods_and_their_discriminators_are_read(method, tmp_path):
+    run = tmp_path / "run"
+    assert main(["train", method, "--recipe", f"{method}-tiny", "--checkpoint.every", "2", "--out", str(run)]) == 0
+    assert watch.watch(run) == len(names_of(run))
+    assert not any(r.get("error") for r in rows_of(run))
+    assert 0 < float(rows_of(run)[-1]["p_valid"]) < 1
+
+
 def test_an_evaluator_that_fails_is_named_with_the_way_to_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(watch.sys, "executable", "/bin/false")
     assert main([*TINY, "--evaluate", "beside", "--out", str(tmp_path / "run")]) == 2

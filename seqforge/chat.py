@@ -1,0 +1,102 @@
+"""Conversations with trained generators: one reply at a time, drawn, greedy or by beam search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer
+
+from seqforge import evaluate
+from seqforge.data.corpus import decode
+from seqforge.data.tokens import unknown_id
+from seqforge.models.transformer import Source, TransformerGenerator
+from seqforge.pairs import source_ids
+from seqforge.sampling import Filter, Fork, Samples, begin, complete, uniform
+
+Decode = Literal["greedy", "sample", "beam"]
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How a reply is found: temperature and seed are those of `sample`; beams: hypotheses that beam search keeps."""
+
+    decode: Decode = "sample"
+    temperature: float = 1.0
+    beams: int = 5
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A generator that answers. history: turns it reads; max_source, max_length: tokens of source and reply."""
+
+    name: str
+    generator: TransformerGenerator
+    tokenizer: Tokenizer
+    history: int
+    max_source: int
+    max_length: int
+    unknown: int | None
+
+    @classmethod
+    def of(cls, run: Path, wanted: str | None = None) -> Speaker:
+        """The generator of a dialogue run. Raises ValueError for one that answers nothing."""
+        folder, config = evaluate.find_checkpoint(run, wanted), evaluate.read_config(run)
+        generator, tokenizer = evaluate.load_generator(folder), evaluate.load_tokenizer(folder)
+        if not isinstance(generator, TransformerGenerator) or generator.encoder is None:
+            raise ValueError(f"{run}: a run of {config['method']}, which answers nothing; give one of `train dialogue`")
+        data = config["data"]
+        history = 1 if data["condition"] == "label" else data["history"]
+        sizes = (history, data["max_source"], data["max_length"])
+        name = f"{run.name}{f' ({wanted})' if wanted else ''}"
+        return cls(name, generator, tokenizer, *sizes, unknown_id(tokenizer, data["unk_token"]))
+
+    def source(self, turns: list[str]) -> Source:
+        """The last turns as it reads them, the oldest tokens dropped where they are too many. Raises ValueError for a
+        turn that it knows no token of.
+        """
+        eos_id = self.generator.eos_id
+        assert eos_id is not None
+        if not set(source_ids(self.tokenizer, eos_id, turns[-1:])) - {eos_id, self.unknown}:
+            raise ValueError(f"{self.name} knows no word of {turns[-1]!r}; say it in other words")
+        ids = source_ids(self.tokenizer, eos_id, turns[-self.history :])[-self.max_source :]
+        return Source(torch.tensor([ids]), torch.tensor([len(ids)]))
+
+    def reply(self, turns: list[str], how: Answering, rng: torch.Generator) -> str:
+        """What it answers to the last of the turns."""
+        source = self.source(turns)
+        if how.decode == "beam":
+            found = beam_search(self.generator, source, how.beams, self.max_length)
+        else:
+            filter = Filter(top_k=1) if how.decode == "greedy" else Filter(temperature=how.temperature)
+            fork = begin(self.generator, 1, context=source)
+            found = complete(self.generator, fork, uniform((1, self.max_length), rng), filter)
+        return decode(self.tokenizer, found.ids, found.lengths)[0]
+
+
+@torch.no_grad()
+def beam_search(generator: TransformerGenerator, source: Source, beams: int, horizon: int) -> Samples:
+    """The likeliest reply that a beam of so many hypotheses finds, by log-probability per token; to one source.
+
+    Hypotheses that end leave the beam; it stops where none that goes on is likelier than the best that has ended.
+    """
+    fork: Fork = begin(generator, 1, context=source)
+    total, ids = torch.zeros(1), torch.zeros(1, 0, dtype=torch.long)
+    ended: list[tuple[float, torch.Tensor]] = []
+    for t in range(1, horizon + 1):
+        logp = total[:, None] + torch.log_softmax(generator.head(fork.output).float(), dim=-1)
+        best = logp.flatten().topk(min(beams, logp.numel()))
+        row, token = best.indices // generator.vocab_size, best.indices % generator.vocab_size
+        ids, total = torch.cat([ids[row], token[:, None]], dim=1), best.values
+        over = (token == generator.eos_id) if t < horizon else torch.ones_like(token, dtype=torch.bool)
+        ended += [(float(total[k]) / t, ids[k]) for k in over.nonzero().squeeze(1)]
+        keep = (~over).nonzero().squeeze(1)
+        if not len(keep) or (ended and max(ended, key=lambda e: e[0])[0] >= float(total[keep].max()) / horizon):
+            break
+        row, token, ids, total = row[keep], token[keep], ids[keep], total[keep]
+        outputs, state = generator.extend_hidden(token[:, None], fork.state.select(row))
+        fork = Fork(outputs[:, -1], state, torch.full_like(token, t))
+    best_ids = max(ended, key=lambda e: e[0])[1]
+    return Samples(best_ids[None], torch.tensor([len(best_ids)]), torch.zeros(1, len(best_ids)))

@@ -1,0 +1,58 @@
+"""Replies held to what they answer. All intervals by the bootstrap over replies.
+
+copied: share of replies that repeat the source. generic: share of replies given to more than one in fifty sources.
+right: share of replies that an exact judge of the conversation accepts.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from seqforge.metrics import bootstrap
+from seqforge.metrics.ngrams import scored
+from seqforge.metrics.score import Score
+
+GENERIC = 50  # a reply is generic that is given more often than once in so many
+
+
+class Conversation(Protocol):
+    def right(self, before: Sequence[str], reply: str) -> bool: ...
+
+
+def copied(replies: Sequence[str], sources: Sequence[str]) -> np.ndarray:
+    """(N,) bool: the reply is the source, or a part of it of three words or more."""
+    found = []
+    for reply, source in zip(replies, sources, strict=True):
+        said, asked = f" {' '.join(reply.split())} ", f" {' '.join(source.split())} "
+        found.append(said == asked or (len(reply.split()) >= 3 and said in asked))
+    return np.array(found, dtype=bool)
+
+
+def generic(replies: Sequence[str]) -> np.ndarray:
+    """(N,) bool: the same reply makes up more than one in fifty."""
+    counts = Counter(replies)
+    return np.array([counts[r] * GENERIC > len(replies) and counts[r] > 1 for r in replies], dtype=bool)
+
+
+def judged(
+    replies: Sequence[str],
+    sources: Sequence[str],
+    facts: dict[str, object],
+    temperature: float | None,
+    seed: int = 1,
+    judge: Conversation | None = None,
+    before: Sequence[Sequence[str]] = (),
+) -> list[Score]:
+    """copied, generic, and right where there is a judge; `before`: all turns before each reply."""
+    figures = {"copied": copied(replies, sources), "generic": generic(replies)}
+    if judge is not None:
+        verdicts = [judge.right(turns, reply) for turns, reply in zip(before, replies, strict=True)]
+        figures = {"right": np.array(verdicts), **figures}
+    return [
+        scored(
+            name, v.mean(), bootstrap.of_mean(v.astype(float), seed), "", temperature, facts, n=len(replies), seed=seed
+        )
+        for name, v in figures.items()
+    ]

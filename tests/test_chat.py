@@ -1,0 +1,165 @@
+"""`seqforge chat`: replies by three ways of decoding, files of prompts, and a conversation through a terminal."""
+
+import fcntl
+import itertools
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+import torch
+
+from seqforge.chat import Answering, Speaker, beam_search
+from seqforge.cli import main
+from seqforge.models.transformer import Source, TransformerGenerator
+from seqforge.sampling import log_probs
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chat") / "run"
+    more = ["--data.train_size", "400", "--mle.epochs", "6", "--rounds", "1", "--evaluate.samples", "20"]
+    assert main(["train", "dialogue", "--recipe", "dialogue-tiny", *more, "--out", str(folder)]) == 0
+    return folder
+
+
+def prompts(tmp_path, text):
+    (tmp_path / "prompts.txt").write_text(text)
+    return ["--prompts", str(tmp_path / "prompts.txt")]
+
+
+@pytest.mark.parametrize("decode", ["greedy", "sample", "beam"])
+def test_a_file_of_prompts(decode, run, tmp_path, capsys):
+    argv = ["chat", str(run), *prompts(tmp_path, "it is called tom .\nwhat colour is it ?\n"), "--decode", decode]
+    printed = []
+    for _ in range(2):
+        assert main([*argv, "--compare", "pretrained"]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    rows = [line.split("\t") for line in printed[0].splitlines()]
+    assert [row[0] for row in rows] == ["it is called tom .", "what colour is it ?"]
+    assert all(len(row) == 3 for row in rows)
+    assert rows[1][1].startswith("it is") or decode == "sample"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("hello tom !\n\n", "prompts.txt:2: an empty prompt"), ("xyzzy qwerty\n", "prompts.txt:1: run knows no word of")],
+)
+def test_what_cannot_be_answered_is_named(text, told, run, tmp_path, capsys):
+    assert main(["chat", str(run), *prompts(tmp_path, text)]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--decode", "best"], "--decode is 'best'"),
+        (["--beams", "0"], "--beams is 0"),
+        (["--temperature", "0"], "above 0"),
+    ],
+)
+def test_options_that_cannot_be(more, told, run, capsys):
+    assert main(["chat", str(run), *more]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_generate_points_to_chat(run, capsys):
+    assert main(["generate", str(run)]) == 2
+    assert "seqforge chat" in capsys.readouterr().err
+
+
+def test_a_beam_as_wide_as_the_world_finds_the_likeliest_reply():
+    sizes = {"embedding": 4, "hidden": 4, "layers": 2, "heads": 2, "dropout": 0.0}
+    generator = TransformerGenerator(3, **sizes, encoder=True, eos_id=2, seed=3).eval()
+    generator.head.weight.data.mul_(3)
+    source = Source(torch.tensor([[1, 2]]), torch.tensor([2]))
+    best = {}
+    for full in itertools.product(range(3), repeat=4):
+        row = full[: full.index(2) + 1] if 2 in full else full
+        one = torch.tensor([row])
+        logp = log_probs(generator, one, torch.tensor([len(row)]), context=source).sum()
+        best[row] = float(logp.detach()) / len(row)
+    found = beam_search(generator, source, 81, 4)
+    assert tuple(found.ids[0].tolist()) == max(best, key=lambda row: best[row])
+    assert found.lengths.tolist() == [found.ids.shape[1]]
+
+
+def test_a_speaker_reads_its_history_and_no_more_than_its_source_holds(run):
+    speaker = Speaker.of(run)
+    turns = ["hello tom !", "it is called tom .", "what is its name ?"]
+    assert speaker.source(turns).ids.tolist() == speaker.source(turns[1:]).ids.tolist()  # history 2
+    assert speaker.source(turns[2:]).ids.shape[1] < speaker.source(turns).ids.shape[1]
+    assert speaker.source([" ".join(["tom"] * 500)]).ids.shape[1] == speaker.max_source
+    drawn = {speaker.reply(turns, Answering(), torch.Generator().manual_seed(k)) for k in range(12)}
+    assert len(drawn) > 1
+    greedy = {speaker.reply(turns, Answering("greedy"), torch.Generator().manual_seed(k)) for k in range(3)}
+    assert len(greedy) == 1
+
+
+class Terminal:
+    """A process behind a pseudo-terminal."""
+
+    def __init__(self, argv, folder):
+        self.fd, child = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "seqforge.cli", *argv],
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            cwd=folder,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+        )
+        os.close(child)
+        self.read = ""
+
+    def until(self, text, seconds=60):
+        end = time.monotonic() + seconds
+        while text not in self.read:
+            assert time.monotonic() < end, f"no {text!r} in {self.read!r}"
+            if select.select([self.fd], [], [], 0.2)[0]:
+                self.read += os.read(self.fd, 4096).decode()
+        before, _, self.read = self.read.partition(text)
+        return before
+
+    def say(self, line):
+        os.write(self.fd, line.encode() + b"\n")
+        self.until(line)  # the echo
+        return self.until("\r\n> ").strip()
+
+
+def test_a_conversation_through_a_terminal(run, tmp_path):
+    terminal = Terminal(["chat", str(run), "--decode", "greedy"], tmp_path)
+    terminal.until("\r\n> ")
+    first = terminal.say("it is called tom .")
+    assert first
+    assert terminal.say("/regenerate") == first  # greedy
+    both = terminal.say("/compare pretrained")
+    assert both == "run beside run (pre-trained)"
+    lines = terminal.say("what colour is it ?").splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["run", "run (pre-trained)"]
+    assert terminal.say("/temperature 0.5").startswith("temperature 0.5")
+    assert "must be a number above 0" in terminal.say("/temperature hot")
+    assert "knows no word" in terminal.say("xyzzy")
+    assert "unknown command /nix" in terminal.say("/nix")
+    assert terminal.say("/save talk.txt") == "4 turns in talk.txt"
+    saved = (tmp_path / "talk.txt").read_text().splitlines()
+    assert saved[:3] == ["it is called tom .", first, "what colour is it ?"]
+    os.write(terminal.fd, b"/quit\n")
+    assert terminal.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("key", [b"\x03", b"\x04"], ids=["ctrl-c", "ctrl-d"])
+def test_ctrl_c_and_ctrl_d_end_it_in_order(key, run, tmp_path):
+    terminal = Terminal(["chat", str(run)], tmp_path)
+    terminal.until("\r\n> ")
+    said = terminal.say("hello tom !")
+    os.write(terminal.fd, key)
+    assert terminal.until("turns added to").strip().endswith("2")
+    assert terminal.process.wait(60) == 0
+    assert (run / "chat.txt").read_text().endswith(f"hello tom !\n{said}\n\n")
