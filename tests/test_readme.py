@@ -42,6 +42,7 @@ def test_the_python_example_runs_as_it_stands(elsewhere, capsys):
 
 
 SMALL = "--mle.epochs=1 --rounds=1 --d_pretrain=1 --d_samples=32 --rollouts=2 --batch=8 --evaluate.samples=64"
+SWEEP = "--variants whole --seeds 1 --rounds 1 --steps 1 --batch 8 --evaluate.samples 64 --monitor.samples 8"
 
 
 def test_every_command_runs(elsewhere, capsys, monkeypatch):
@@ -68,6 +69,7 @@ def test_every_command_runs(elsewhere, capsys, monkeypatch):
             command = [a.replace("demo", "seqgan-oracle-tiny").replace("1,2,3", "1,2") for a in command]
             command = [*command, "--rounds", "2"] if "--rounds" in command else command
             command = [*command, *SMALL.split()] if "mine.txt" in command else command
+        command = [*command, *SWEEP.split()] if command[0] == "sweep" else command
         assert main(command) == 0, command
     assert (elsewhere / "runs" / "mine" / "report.html").is_file()
     assert "equal NLL_test" in capsys.readouterr().out
