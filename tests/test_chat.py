@@ -5,6 +5,7 @@ import itertools
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -113,10 +114,15 @@ class Terminal:
             stderr=child,
             cwd=folder,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+            preexec_fn=self.own_terminal,
         )
         os.close(child)
         self.read = ""
+
+    def own_terminal(self):
+        """So that Ctrl-C reaches it, and is not ignored, as it is by what a shell has put into the background."""
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def until(self, text, seconds=60):
         end = time.monotonic() + seconds

@@ -194,7 +194,7 @@ def test_fitting_is_of_its_seed_and_leaves_the_ambient_random_numbers_as_they_we
 
 def test_the_recipe_is_what_its_docstring_says():
     assert LSTMConfig(embedding=128, hidden=256, layers=1, dropout=0.3, init_std=0.1) == mle.LANGUAGE_MODEL
-    assert MLEConfig(15, 64, 0.003, 0.5, 0.0, 5.0, 2) == mle.LANGUAGE_MODEL_TRAINING
+    assert MLEConfig(15, 64, 0.003, 0.5, weight_decay=0.0, clip=5.0, patience=2) == mle.LANGUAGE_MODEL_TRAINING
 
 
 # --- the grammar's verdict ----------------------------------------------------------------------------------------

@@ -251,7 +251,7 @@ def test_the_twins_differ_past_their_ends_alone_and_a_token_within_them_would_be
     changed = ragged_corpus(False)
     changed.train.ids[0, 0] = (changed.train.ids[0, 0] + 1) % VOCAB
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[__name__], "ragged_corpus", lambda garbage: changed)
+        patch.setattr(sys.modules[__name__], "ragged_corpus", lambda *_: changed)
         other = trained("mle", config, tmp_path / "b", False)
     assert all(found[k] != other[k] for k in ("log", "models", "kept", "scores"))
 
