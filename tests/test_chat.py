@@ -122,7 +122,7 @@ class Terminal:
     def own_terminal(self):
         """So that Ctrl-C reaches it, and is not ignored, as it is by what a shell has put into the background."""
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def until(self, text, seconds=60):
         end = time.monotonic() + seconds
