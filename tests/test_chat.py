@@ -5,7 +5,6 @@ import itertools
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
 import termios
@@ -102,27 +101,32 @@ def test_a_speaker_reads_its_history_and_no_more_than_its_source_holds(run):
     assert len(greedy) == 1
 
 
+# Ctrl-C counts also where the tests were put into the background, by which a shell lets it be ignored.
+CHAT = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from seqforge.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 class Terminal:
     """A process behind a pseudo-terminal."""
 
     def __init__(self, argv, folder):
         self.fd, child = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "seqforge.cli", *argv],
+            [sys.executable, "-c", CHAT, *argv],
             stdin=child,
             stdout=child,
             stderr=child,
             cwd=folder,
             start_new_session=True,
-            preexec_fn=self.own_terminal,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
         )
         os.close(child)
         self.read = ""
-
-    def own_terminal(self):
-        """So that Ctrl-C reaches it, and is not ignored, as it is by what a shell has put into the background."""
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def until(self, text, seconds=60):
         end = time.monotonic() + seconds
