@@ -167,7 +167,7 @@ class Miditok:
             raise ValueError(
                 f"data.music.encoding is {config.encoding}, but miditok is not installed; pip install 'seqforge[music]'"
             ) from e
-        self.library, self.grid = miditok, config.grid
+        self.miditok, self.grid = miditok, config.grid
         settings = miditok.TokenizerConfig(
             pitch_range=(LOWEST, HIGHEST + 1),
             beat_res={(0, config.longest): config.grid},
@@ -207,7 +207,7 @@ class Miditok:
     def decode(self, words: Sequence[str]) -> Tune:
         """What is no word of it is left out, and what does not follow the encoding's rules is repaired by miditok."""
         kept = [w for w in words if w in self.known]
-        score = self.tokenizer.decode([self.library.TokSequence(tokens=kept)])
+        score = self.tokenizer.decode([self.miditok.TokSequence(tokens=kept)])
         each = [t.notes.numpy() for t in score.tracks]
         columns = [
             np.concatenate([t[f] for t in each] or [np.zeros(0)]) for f in ("time", "duration", "pitch", "velocity")
@@ -225,7 +225,7 @@ class Miditok:
         if not words or not self.known.issuperset(words):
             return False
         open_end = words[-1].split("_")[0] in ("Pitch", "Position", "Velocity" if self._has("Duration") else "")
-        return not open_end and self.tokenizer.tokens_errors(self.library.TokSequence(tokens=list(words))) == 0
+        return not open_end and self.tokenizer.tokens_errors(self.miditok.TokSequence(tokens=list(words))) == 0
 
     def _has(self, kind: str) -> bool:
         return any(w.startswith(f"{kind}_") for w in self.words)
