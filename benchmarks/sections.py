@@ -13,6 +13,7 @@ from benchmarks import plain
 from seqforge import corpora, discriminate, objectives, rewards
 from seqforge.corpora import DataConfig
 from seqforge.data.corpus import Split
+from seqforge.likelihood import log_probs, weighted_nll
 from seqforge.methods import cot, leakgan, scratchgan
 from seqforge.methods.mle import trainable, update
 from seqforge.metrics import bleu, ngrams, self_bleu
@@ -21,7 +22,7 @@ from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerat
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
 from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig
-from seqforge.sampling import log_probs, mask_of, sample, uniform, weighted_nll
+from seqforge.sampling import mask_of, sample, uniform
 from seqforge.settings import precision
 
 V, T, B, N, ROWS = 5000, 20, 64, 16, 9984

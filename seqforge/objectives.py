@@ -1,7 +1,7 @@
 """Losses and returns as pure functions of tensors.
 
 Every sequence loss here is linear in the log-probabilities: loss = sum_{b,t} weight[b,t] * -log p(y_t | y_<t)
-(`sampling.weighted_nll`). The functions below give the weights (B,T), 0 past the end, so that minimising the loss
+(`likelihood.weighted_nll`). The functions below give the weights (B,T), 0 past the end, so that minimising the loss
 ascends the objective named. B batch, T time; q and reward are per token. Besides F features, K blocks.
 """
 

@@ -7,12 +7,13 @@ import torch
 
 from seqforge import corpora
 from seqforge.cli import main
+from seqforge.likelihood import log_probs
 from seqforge.methods import mle, seqgan
 from seqforge.metrics import nll
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import Filter, log_probs, sample, uniform
+from seqforge.sampling import Filter, sample, uniform
 
 DATA = corpora.DataConfig(
     vocab_size=20, max_length=6, oracle_embedding=4, oracle_hidden=4, train_size=512, valid_size=64, test_size=256

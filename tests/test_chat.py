@@ -15,8 +15,8 @@ import torch
 
 from seqforge.chat import Answering, Speaker, beam_search
 from seqforge.cli import main
+from seqforge.likelihood import log_probs
 from seqforge.models.transformer import Source, TransformerGenerator
-from seqforge.sampling import log_probs
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,14 @@ from worlds import Headless, every_sequence, far, garbled, gradients, plain_log_
 from seqforge import objectives
 from seqforge.cli import main
 from seqforge.data.corpus import Split
+from seqforge.likelihood import weighted_divergence, weighted_nll
 from seqforge.methods import cot, mle
 from seqforge.methods.cot import CoTConfig, generator_loss, mediator_loss
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.options import parse_train
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_divergence, weighted_nll
+from seqforge.sampling import Samples, mask_of, sample, uniform
 
 EOS_IDS = (None, 2)
 

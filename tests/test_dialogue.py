@@ -12,12 +12,13 @@ from seqforge import judge as fresh
 from seqforge.cli import main
 from seqforge.corpora import DataConfig
 from seqforge.data.corpus import Split
+from seqforge.likelihood import log_probs, sequence_nll
 from seqforge.methods import dialogue
 from seqforge.methods.dialogue import DialogueConfig, adversarial_loss
 from seqforge.metrics import replies
 from seqforge.models.transformer import Source, TransformerGenerator
 from seqforge.models.transformer_discriminator import TransformerDiscriminator
-from seqforge.sampling import Samples, log_probs, mask_of, sample, sequence_nll, uniform
+from seqforge.sampling import Samples, mask_of, sample, uniform
 
 SOURCE = [[1, 2, 0], [2, 0, 0]]
 

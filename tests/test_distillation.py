@@ -10,13 +10,14 @@ import torch
 from worlds import Headless, every_sequence, far, garbled, gradients, plain_log_probs, rng, runs_of_one_token, tiny
 
 from seqforge import checkpoint, objectives
+from seqforge.likelihood import log_probs, weighted_distillation
 from seqforge.methods import distillation, mle
 from seqforge.methods.distillation import DistillationConfig
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.ensemble import Ensemble
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import log_probs, mask_of, sample, uniform, weighted_distillation
+from seqforge.sampling import mask_of, sample, uniform
 
 
 def three(eos_id=None, bias: int = 0) -> list[LSTMGenerator]:

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from seqforge import generate, report
 from seqforge.cli import main
 from seqforge.evaluate import find_checkpoint, load_generator, load_tokenizer
+from seqforge.likelihood import log_probs
 from seqforge.models.lstm import LSTMGenerator
-from seqforge.sampling import Filter, log_probs
+from seqforge.sampling import Filter
 
 TINY = [
     "train",

@@ -9,10 +9,11 @@ from worlds import alive, every_sequence, rng
 
 from seqforge import checkpoint, evaluate
 from seqforge.hierarchy import principal_path
+from seqforge.likelihood import log_probs, sequence_nlls
 from seqforge.models import leaked
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator
-from seqforge.sampling import Filter, Fork, begin, begin_with, complete, log_probs, sample, sequence_nlls, uniform
+from seqforge.sampling import Filter, Fork, begin, begin_with, complete, sample, uniform
 
 SIZES = {"embedding": 3, "hidden": 4, "goal": 2, "init_std": 1.0}
 

@@ -24,6 +24,7 @@ TABLE = {
     "seqforge.data*": "seqforge.data*",
     "seqforge.models*": "seqforge.models*",
     "seqforge.sampling": "seqforge.models.generator",
+    "seqforge.likelihood": "seqforge.sampling seqforge.models.generator",
     "seqforge.rewards": "seqforge.sampling seqforge.models.generator",
     "seqforge.discriminate": "seqforge.objectives seqforge.sampling seqforge.models.generator seqforge.data.corpus "
     "seqforge.run",
@@ -38,7 +39,8 @@ TABLE = {
     "seqforge.generate": "seqforge.sampling seqforge.models.generator seqforge.data*",
     "seqforge.tunes": "seqforge.data* seqforge.sampling seqforge.models.generator seqforge.report.rolls",
     "seqforge.scoring": "seqforge.metrics* seqforge.data*",
-    "seqforge.metrics*": "seqforge seqforge.metrics* seqforge.sampling seqforge.models.generator seqforge.data*",
+    "seqforge.metrics*": "seqforge seqforge.metrics* seqforge.likelihood seqforge.sampling seqforge.models.generator "
+    "seqforge.data*",
     "seqforge.methods*": "* !seqforge.evaluate !seqforge.compare !seqforge.report* "
     "!seqforge.methods* seqforge.methods.mle",
     "seqforge.watch": "* !seqforge.report* !seqforge.methods* !seqforge.training",

@@ -8,11 +8,12 @@ from test_hierarchical import SIZES, feature, judge, made, written_out
 from worlds import every_sequence, far, gradients, rng
 
 from seqforge import checkpoint
+from seqforge.likelihood import log_probs, sequence_nll, weighted_nll
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator
 from seqforge.models.leaked import LeakedFeatures, PrefixState
 from seqforge.rewards import rollout_q, sample_with_trail
-from seqforge.sampling import Fork, Samples, log_probs, retrace, sample, sequence_nll, uniform, weighted_nll
+from seqforge.sampling import Fork, Samples, retrace, sample, uniform
 
 WIDTHS = [([1], [3]), ([3], [4]), ([2, 5], [2, 3]), ([4, 1, 2], [1, 2, 3]), ([6], [2])]
 

@@ -9,9 +9,9 @@ from test_hierarchical import written_out
 
 from seqforge import checkpoint, discriminate, evaluate, rewards
 from seqforge.cli import main
+from seqforge.likelihood import log_probs
 from seqforge.methods import leakgan
 from seqforge.run import Run
-from seqforge.sampling import log_probs
 
 TINY = ["train", "leakgan", "--recipe", "leakgan-tiny", "--precision", "fp32"]
 

@@ -24,9 +24,10 @@ from worlds import (
     tiny,
 )
 
-from seqforge import checkpoint, discriminate, evaluate, objectives, rewards, sampling, scoring, training
+from seqforge import checkpoint, discriminate, evaluate, likelihood, objectives, rewards, sampling, scoring, training
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
+from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.cot import CoTConfig
 from seqforge.methods.dialogue import DialogueConfig
@@ -51,7 +52,7 @@ from seqforge.models.token_discriminator import TokenDiscriminatorConfig
 from seqforge.models.transformer import TransformerConfig
 from seqforge.models.transformer_discriminator import TransformerDiscriminatorConfig
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import Filter, Samples, begin, begin_with, complete, mask_of, sample, uniform, weighted_nll
+from seqforge.sampling import Filter, Samples, begin, begin_with, complete, mask_of, sample, uniform
 
 # --- every method, whole ------------------------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ def garble_samples(patch: pytest.MonkeyPatch) -> None:
 
 def watch_weights(patch: pytest.MonkeyPatch) -> list[float]:
     """The largest weight past an end in each loss that is taken, wherever `weighted_nll` has been imported to."""
-    plain, plain_of, seen = sampling.weighted_nll, sampling.weighted_nll_of, []
+    plain, plain_of, seen = likelihood.weighted_nll, likelihood.weighted_nll_of, []
 
     def note(lengths, weight):
         seen.append(float((weight * ~mask_of(lengths, weight.shape[1])).abs().max()))
@@ -316,7 +317,7 @@ def test_leaving_padded_positions_out_of_the_head_changes_no_number(lengths, kin
             <= 1e-10
         )
     for temperature, rows in itertools.product((1.0, 0.6), (None, 1, 2)):
-        found = sampling.sequence_nll(kind(generator), wider(ids), lengths, temperature, rows)
+        found = likelihood.sequence_nll(kind(generator), wider(ids), lengths, temperature, rows)
         assert torch.allclose(found[:, :4], -plain_log_probs(generator, ids, lengths, temperature), atol=1e-12)
         assert not found[:, 4:].any()
 

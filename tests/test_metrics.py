@@ -8,11 +8,12 @@ from worlds import every_sequence, garbled, plain_log_probs, rng, tiny
 
 import seqforge
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
+from seqforge.likelihood import sequence_nll
 from seqforge.metrics import Score
 from seqforge.metrics.nll import all_nll, entropy, mean_and_stderr, nll_oracle, nll_test
 from seqforge.metrics.score import signature
 from seqforge.oracles import oracle_corpus, seeded_oracle
-from seqforge.sampling import Filter, Samples, sample, sequence_nll, uniform
+from seqforge.sampling import Filter, Samples, sample, uniform
 
 
 def world(eos_id=None, oracle_seed=1, **facts):

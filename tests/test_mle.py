@@ -10,13 +10,14 @@ from worlds import Headless, every_sequence, far, garbled, gradients, rng, runs_
 
 from seqforge.cli import main
 from seqforge.data.corpus import Split
+from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import mask_of, weighted_nll
+from seqforge.sampling import mask_of
 
 
 def smoothed(generator, ids, lengths, weight, smoothing) -> torch.Tensor:

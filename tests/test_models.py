@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from worlds import far, gradients, plain_log_probs, rng, tiny
 
+from seqforge.likelihood import sequence_nll
 from seqforge.models.generator import Generator, HeadedGenerator, head_weighted_nll, log_softmax_at
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
-from seqforge.sampling import sample, sequence_nll, uniform
+from seqforge.sampling import sample, uniform
 
 V, T = 11, 9
 

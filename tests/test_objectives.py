@@ -6,8 +6,9 @@ import pytest
 import torch
 from worlds import alive, every_sequence, far, gradients, plain_log_probs, rng, table_score, tiny, true_q
 
+from seqforge.likelihood import weighted_nll
 from seqforge.objectives import advantage, discriminator_loss, mle_weight, reinforce_weight
-from seqforge.sampling import mask_of, weighted_nll
+from seqforge.sampling import mask_of
 
 
 def world(eos_id):

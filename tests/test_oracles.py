@@ -12,8 +12,9 @@ from worlds import every_sequence, plain_log_probs, rng
 
 from seqforge import corpora
 from seqforge.corpora import DataConfig
+from seqforge.likelihood import log_probs, sequence_nll
 from seqforge.oracles import load_oracle, oracle_corpus, oracle_digest, seeded_oracle
-from seqforge.sampling import log_probs, sample, sequence_nll, uniform
+from seqforge.sampling import sample, uniform
 
 V, E, H = 7, 3, 4
 SHAPES = [(V, E), *[(E, H), (H, H), (H,)] * 4, (H, V), (V,)]

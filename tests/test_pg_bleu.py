@@ -11,17 +11,18 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from test_resume import Cut, assert_same, cut_at, short_report  # noqa: F401
 from worlds import alive, every_sequence, far, garbled, gradients, plain_log_probs, rng, tiny, true_q
 
-from seqforge import checkpoint, corpora, rewards, sampling
+from seqforge import checkpoint, corpora, likelihood, rewards
 from seqforge.cli import main
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
+from seqforge.likelihood import weighted_nll
 from seqforge.methods import pg_bleu
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.pg_bleu import PGBLEUConfig, bleu_scorer
 from seqforge.models.lstm import LSTMConfig
 from seqforge.objectives import advantage, reinforce_weight
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import Samples, retrace, uniform, weighted_nll
+from seqforge.sampling import Samples, retrace, uniform
 from seqforge.training import RunConfig, resume, train
 
 # --- the reward ---------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def watched(folder: Path, config: PGBLEUConfig, patch: pytest.MonkeyPatch, seed:
 
     def weighted(generator, ids, lengths, weight, read=None):
         losses.append((ids, lengths, weight))
-        return sampling.weighted_nll(generator, ids, lengths, weight, read)
+        return likelihood.weighted_nll(generator, ids, lengths, weight, read)
 
     def scorer(real, *args):
         references.append(real)

@@ -16,6 +16,7 @@ from worlds import (
     true_q,
 )
 
+from seqforge.likelihood import log_probs
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.rewards import (
     constant_reward,
@@ -25,7 +26,7 @@ from seqforge.rewards import (
     sample_with_trail,
     shuffled_reward,
 )
-from seqforge.sampling import Samples, log_probs, sample, uniform
+from seqforge.sampling import Samples, sample, uniform
 
 ROWS, ROLLOUTS = 8, 2000
 

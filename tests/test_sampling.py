@@ -9,20 +9,8 @@ from scipy import stats
 from torch import nn
 from worlds import Headless, every_sequence, far, fork_logits, garbled, gradients, plain_log_probs, rng, tiny
 
-from seqforge.sampling import (
-    Filter,
-    begin,
-    complete,
-    draw,
-    log_probs,
-    mask_of,
-    retrace,
-    sample,
-    sample_chunks,
-    sequence_nll,
-    uniform,
-    weighted_nll,
-)
+from seqforge.likelihood import log_probs, sequence_nll, weighted_nll
+from seqforge.sampling import Filter, begin, complete, draw, mask_of, retrace, sample, sample_chunks, uniform
 
 ENDS = [None, 2, 0]  # end token: none; one of its own; the one that padding also uses
 

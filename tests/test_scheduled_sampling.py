@@ -18,12 +18,13 @@ from worlds import Headless, alive, every_sequence, far, gradients, plain_log_pr
 from seqforge import checkpoint, corpora, objectives, sampling
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
+from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle, scheduled_sampling
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig, true_share
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import CheckpointConfig, Run, derive_seed
-from seqforge.sampling import mask_of, read_own, uniform, weighted_nll
+from seqforge.sampling import mask_of, read_own, uniform
 from seqforge.training import RunConfig, resume, train
 
 # --- the share of truth -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from seqforge import objectives
 from seqforge.cli import main
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.data.vectors import read_vectors
+from seqforge.likelihood import log_probs, sequence_nll
 from seqforge.methods import scratchgan
 from seqforge.methods.mle import MonitorConfig
 from seqforge.methods.scratchgan import Moving, ScratchGANConfig, discriminator_step, generator_step
@@ -24,7 +25,7 @@ from seqforge.models.generator import HeadedGenerator
 from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
 from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig, position_signal
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import Samples, log_probs, mask_of, sample, sequence_nll, uniform
+from seqforge.sampling import Samples, mask_of, sample, uniform
 
 V, T = 11, 7
 

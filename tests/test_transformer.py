@@ -11,13 +11,14 @@ from torch import nn
 from worlds import every_sequence, far, gradients, rng, table_score, true_q
 
 from seqforge.cli import main
+from seqforge.likelihood import weighted_nll
 from seqforge.models.attention import Attention, Layer, sinusoids
 from seqforge.models.generator import Generator, HeadedGenerator
 from seqforge.models.kinds import GeneratorConfig, make
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.models.transformer import Source, TransformerConfig, TransformerGenerator, TransformerState
 from seqforge.rewards import rollout_q, sample_with_trail
-from seqforge.sampling import mask_of, sample, uniform, weighted_nll
+from seqforge.sampling import mask_of, sample, uniform
 
 V, T = 11, 9
 SIZES = {"embedding": 6, "hidden": 8, "layers": 3, "heads": 2, "feedforward": 12, "dropout": 0.0}

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from seqforge import objectives
 from seqforge.data.corpus import Corpus, Split
+from seqforge.likelihood import weighted_divergence, weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models import kinds
@@ -32,7 +33,7 @@ from seqforge.models.generator import Generator
 from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_divergence, weighted_nll
+from seqforge.sampling import Samples, mask_of, sample, uniform
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,14 @@ from seqforge import discriminate, objectives, rewards
 from seqforge.data import tokens
 from seqforge.data.corpus import Corpus, Split
 from seqforge.data.pack import Lengths, pack
+from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.generator import Context, Generator
 from seqforge.models.transformer import TransformerConfig, TransformerGenerator
 from seqforge.models.transformer_discriminator import TransformerDiscriminator, TransformerDiscriminatorConfig
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import PLAIN, Filter, Samples, mask_of, sample, uniform, weighted_nll
+from seqforge.sampling import PLAIN, Filter, Samples, mask_of, sample, uniform
 
 Stage = Literal["pretrain-generator", "generate", "pretrain-discriminator", "train"]
 STAGES: tuple[Stage, ...] = ("pretrain-generator", "generate", "pretrain-discriminator", "train")

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from seqforge import objectives
 from seqforge.data.corpus import Corpus, Split
+from seqforge.likelihood import weighted_distillation
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.ensemble import Ensemble
 from seqforge.models.generator import Generator
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import mask_of, sample, uniform, weighted_distillation
+from seqforge.sampling import mask_of, sample, uniform
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ from torch import Tensor, nn
 
 from seqforge import discriminate, hierarchy, objectives, rewards
 from seqforge.data.corpus import Corpus, Split
+from seqforge.likelihood import weighted_nll_of
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator, Unrolled
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import Filter, mask_of, uniform, weighted_nll_of
+from seqforge.sampling import Filter, mask_of, uniform
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from seqforge import objectives
 from seqforge.data.corpus import Corpus, Split
+from seqforge.likelihood import sequence_nll, weighted_nll
 from seqforge.metrics import nll
 from seqforge.models import kinds
 from seqforge.models.generator import Generator
 from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import mask_of, sequence_nll, weighted_nll
+from seqforge.sampling import mask_of
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from seqforge import objectives, rewards
 from seqforge.data.corpus import Corpus, Split
+from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.metrics.bleu import Smoothing, sentence_scores
@@ -23,7 +24,7 @@ from seqforge.metrics.ngrams import References, Texts
 from seqforge.models import kinds
 from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import mask_of, uniform, weighted_nll
+from seqforge.sampling import mask_of, uniform
 
 
 @dataclass(frozen=True)

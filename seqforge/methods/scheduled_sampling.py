@@ -18,12 +18,13 @@ import torch
 
 from seqforge import objectives
 from seqforge.data.corpus import Corpus
+from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models import kinds
 from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import mask_of, read_own, uniform, weighted_nll
+from seqforge.sampling import mask_of, read_own, uniform
 
 
 @dataclass(frozen=True)

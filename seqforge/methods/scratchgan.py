@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from seqforge import discriminate, objectives, rewards
 from seqforge.data.corpus import Corpus, Split
 from seqforge.data.vectors import read_vectors
+from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.mle import MonitorConfig
 from seqforge.models.generator import Generator
 from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
 from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import Samples, mask_of, sample, uniform, weighted_nll
+from seqforge.sampling import Samples, mask_of, sample, uniform
 
 
 @dataclass(frozen=True)

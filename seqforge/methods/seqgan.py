@@ -22,13 +22,14 @@ from torch import nn
 
 from seqforge import discriminate, objectives, rewards
 from seqforge.data.corpus import Corpus
+from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models import kinds
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import mask_of, uniform, weighted_nll
+from seqforge.sampling import mask_of, uniform
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from seqforge.data.corpus import Split
+from seqforge.likelihood import sequence_nll
 from seqforge.metrics import bootstrap
 from seqforge.metrics.nll import UNIT, mean_and_stderr
 from seqforge.metrics.score import Score, signature
 from seqforge.models.generator import Generator
-from seqforge.sampling import sequence_nll
 
 Fit = Callable[[Split, Split, int], Generator]  # (train, valid, seed) -> language model
 HELD = 10  # one of so many sequences stops the fitting early and is not learned

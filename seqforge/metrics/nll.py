@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from seqforge.data.corpus import Corpus, Split
+from seqforge.likelihood import sequence_nll, sequence_nlls
 from seqforge.metrics.draws import bootstrap
 from seqforge.metrics.score import Score, signature
 from seqforge.models.generator import Generator
-from seqforge.sampling import Filter, Samples, sample, sequence_nll, sequence_nlls, uniform
+from seqforge.sampling import Filter, Samples, sample, uniform
 
 UNIT = "nats per token"
 
