@@ -1,5 +1,6 @@
 """`seqforge chat`: a conversation in the terminal, or a file of prompts answered."""
 
+import select
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -100,30 +101,44 @@ class Talk:
 
 
 def converse(talk: Talk) -> int:
-    """Line by line until /quit, Ctrl-D or Ctrl-C at the prompt; these two keep what was said in RUN/chat.txt. A line
-    that cannot be answered is told, and Ctrl-C while it answers stops that reply alone.
-    """
+    """Line by line until /quit, Ctrl-D or Ctrl-C at the prompt; these two keep what was said in RUN/chat.txt."""
     print(f"{' and '.join(s.name for s in talk.speakers)} answers; {HELP}", flush=True)
-    while True:
-        try:
-            line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            if talk.turns:
-                with (talk.run / "chat.txt").open("a", encoding="utf-8") as file:
-                    file.write("\n".join(talk.turns) + "\n\n")
-                print(f"{len(talk.turns)} turns added to {talk.run / 'chat.txt'}")
-            return 0
-        if line == "/quit":
-            return 0
-        if not line:
-            continue
-        try:
-            print(talk.command(line) if line.startswith("/") else talk.shown(talk.answer(line)), flush=True)
-        except (ValueError, OSError) as e:
-            print(f"seqforge: {e}", file=sys.stderr, flush=True)
-        except KeyboardInterrupt:
-            print("\nstopped; the turns so far are kept", flush=True)
+    try:
+        while (line := read_line("> ").strip()) != "/quit":
+            if line:
+                respond(talk, line)
+    except (EOFError, KeyboardInterrupt):
+        print()
+        if talk.turns:
+            with (talk.run / "chat.txt").open("a", encoding="utf-8") as file:
+                file.write("\n".join(talk.turns) + "\n\n")
+            print(f"{len(talk.turns)} turns added to {talk.run / 'chat.txt'}")
+    return 0
+
+
+def read_line(prompt: str) -> str:
+    """input(), but no Ctrl-C is lost. Python only notes one that comes between the prompt and the read, and the read
+    then waits for a line; so nothing is read from a terminal before a line is there. Raises EOFError at the end.
+    """
+    if not sys.stdin.isatty():
+        return input(prompt)
+    print(prompt, end="", flush=True)
+    while not select.select([sys.stdin], [], [], 0.2)[0]:
+        pass  # what has been noted is raised here
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def respond(talk: Talk, line: str) -> None:
+    """What a line brings, printed: a reply, or why there is none. Ctrl-C meanwhile stops that reply alone."""
+    try:
+        print(talk.command(line) if line.startswith("/") else talk.shown(talk.answer(line)), flush=True)
+    except (ValueError, OSError) as e:
+        print(f"seqforge: {e}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("\nstopped; the turns so far are kept", flush=True)
 
 
 def answer_file(talk: Talk, path: Path) -> int:
