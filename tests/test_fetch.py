@@ -28,7 +28,8 @@ from seqforge.data.published import CORPORA, PublishedCorpus, PublishedFile
 
 BODY = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
-QUICK = Patience(timeout=0.3, waits=(0.0, 0.0, 0.0))
+QUICK = Patience(timeout=60, waits=(0.0, 0.0, 0.0))
+LONG = 120  # seconds: no test waits so long unless something is broken, however busy the machine
 
 
 def digest(body: bytes) -> str:
@@ -128,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
         if mood.chunked and stop == len(rest):
             self.wfile.write(b"\r\n0\r\n\r\n")
         if mood.hang is not None:
-            self.server.over.wait(20)
+            self.server.over.wait(LONG)
 
 
 @pytest.fixture
@@ -268,7 +269,7 @@ def test_the_waits_between_tries_are_those_given(shelf, tmp_path, monkeypatch):
 
 def test_a_server_that_says_nothing_more_is_left_after_the_timeout(shelf, tmp_path):
     shelf.moods["a.txt"] = [Mood(hang=100_000), Mood()]
-    path, said = fetched(one(shelf), tmp_path)
+    path, said = fetched(one(shelf), tmp_path, patience=Patience(timeout=2, waits=(0.0,)))
     assert path.read_bytes() == BODY
     assert shelf.ranges() == [None, "bytes=65536-"]
     assert any("the connection broke (timed out)" in s for s in said)
@@ -568,7 +569,7 @@ def child(shelf: Shelf, cache: Path) -> subprocess.Popen:
 
 
 def wait_until(true) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + LONG
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -602,7 +603,7 @@ def test_a_second_process_waits_for_the_first(shelf, tmp_path):
     assert len(shelf.asked) == 1
     first.kill()  # the lock goes with its process: the second takes over what is there
     first.communicate()
-    second.communicate(timeout=20)
+    second.communicate(timeout=LONG)
     assert second.returncode == 0
     assert shelf.ranges() == [None, "bytes=196608-"]
     assert fetched(table, tmp_path)[0].read_bytes() == BODY

@@ -18,6 +18,7 @@ from seqforge import checkpoint, watch
 from seqforge.cli import main
 
 TINY = ["train", "scratchgan", "--recipe", "scratchgan-tiny", "--checkpoint.every", "1"]
+LONG = 600  # seconds: no test waits so long unless something is broken, however busy the machine
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
@@ -45,6 +46,13 @@ def run(trained, tmp_path) -> Path:
 def evaluator(run: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "seqforge.cli", "evaluate", str(run), "--watch", "--poll", "0.1", *options]
     return subprocess.Popen(command, env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(true) -> None:
+    end = time.monotonic() + LONG
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_every_checkpoint_has_a_row_its_samples_and_the_best_is_marked(run, capsys):
@@ -101,7 +109,7 @@ def test_two_evaluators_of_which_one_is_killed_twenty_times(run):
         victim.send_signal(signal.SIGKILL)
         victim.communicate()
     writer.join()
-    _, said = steady.communicate(timeout=120)
+    _, said = steady.communicate(timeout=LONG)
     assert steady.returncode == 0, said
     assert [r["checkpoint"] for r in rows_of(run)] == [f"step-{n}" for n in range(1, count + 1)]
     assert not any(r.get("error") for r in rows_of(run))
@@ -122,10 +130,11 @@ def test_a_checkpoint_that_another_evaluates_is_left_to_it(run, monkeypatch):
         assert mine
         thread = threading.Thread(target=lambda: watch.watch(run, seconds=0.05), daemon=True)
         thread.start()
-        time.sleep(1)
+        wait_until(lambda: len(seen) >= 3)
+        time.sleep(0.5)  # ten looks more
         assert seen == ["step-1", "step-3", "step-4"]
         assert thread.is_alive()  # nothing is lost if that other is killed
-    thread.join(20)
+    thread.join(LONG)
     assert seen == ["step-1", "step-3", "step-4", "step-2"]
 
 
@@ -134,7 +143,7 @@ def test_it_waits_for_a_folder_that_is_not_there_yet(trained, tmp_path):
     assert process.stderr.readline().startswith("waiting for ")
     shutil.copytree(trained, tmp_path / "part")
     (tmp_path / "part").rename(tmp_path / "later")
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LONG)
     assert process.returncode == 0, said
     assert len(rows_of(tmp_path / "later")) == 4
 
