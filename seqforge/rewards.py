@@ -28,11 +28,14 @@ class ByRow:
 
 
 def sample_with_trail(
-    generator: Generator, noise: Tensor, filter: Filter = PLAIN, context: Context | None = None
+    generator: Generator, noise: Tensor, filter: Filter = PLAIN, context: Context | None = None, rollouts: int = 1
 ) -> tuple[Samples, list[tuple[Tensor, Fork]]]:
-    """Sequences (one a row of noise (B,T)) and the fork after every prefix of each, for `rollout_q`."""
+    """Sequences (one a row of noise (B,T)) and the fork after every prefix of each, for `rollout_q`. No fork is kept
+    for 0 rollouts: a Transformer's hold its keys and values anew at every step, 4 GB at the sizes published.
+    """
     trail: list[tuple[Tensor, Fork]] = []
-    return complete(generator, begin(generator, len(noise), noise.device, context), noise, filter, trail), trail
+    fork = begin(generator, len(noise), noise.device, context)
+    return complete(generator, fork, noise, filter, trail if rollouts else None), trail
 
 
 @torch.no_grad()

@@ -190,6 +190,17 @@ def test_sampling_with_a_trail_is_sampling_and_its_forks_are_the_models_own_pred
 LENGTHS = torch.tensor([4, 1, 3, 4, 2, 4, 3, 4] * 50)
 
 
+def test_where_nothing_is_rolled_out_no_state_is_kept():
+    """A Transformer's states hold all keys and values anew at every step: 4 GB that nobody asked for."""
+    generator, noise = tiny(eos_id=2), uniform((ROWS, 4), rng(1))
+    samples, trail = sample_with_trail(generator, noise, rollouts=0)
+    kept, whole = sample_with_trail(generator, noise)
+    assert trail == []
+    assert len(whole) == 3
+    assert torch.equal(samples.ids, kept.ids)
+    assert torch.equal(samples.logp, kept.logp)
+
+
 def test_the_constant_control_is_one_number_for_every_token():
     mask = alive(LENGTHS)
     assert torch.equal(constant_reward(mask), 0.5 * mask)

@@ -163,7 +163,7 @@ def train(config: DialogueConfig, corpus: Corpus, run: Run) -> TransformerGenera
             real = corpus.train[rows]
             assert real.source is not None
             noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
-            samples, trail = rewards.sample_with_trail(generator, noise, context=real.source)
+            samples, trail = rewards.sample_with_trail(generator, noise, context=real.source, rollouts=config.rollouts)
             judge = rewards.ByRow(score, real.source)
             q = rewards.action_values(config.reward, generator, samples, trail, judge, config.rollouts, run.rng)
             loss = adversarial_loss(generator, samples, q, real.source, config.baseline)

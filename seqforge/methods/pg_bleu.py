@@ -115,7 +115,7 @@ def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> AnyGenerator:
 
     for round_ in run.loop("policy gradient", config.rounds):
         noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
-        samples, trail = rewards.sample_with_trail(generator, noise)
+        samples, trail = rewards.sample_with_trail(generator, noise, rollouts=config.rollouts)
         mask = mask_of(samples.lengths, corpus.max_length)
         q = rewards.action_values(config.reward, generator, samples, trail, score, config.rollouts, run.rng)  # (B,T)
         weight = objectives.reinforce_weight(objectives.advantage(q, mask, config.baseline), mask, config.reduction)

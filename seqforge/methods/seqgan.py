@@ -143,7 +143,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     for round_ in run.loop("adversarial", config.rounds):
         for _ in range(config.g_steps):
             noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
-            samples, trail = rewards.sample_with_trail(generator, noise)
+            samples, trail = rewards.sample_with_trail(generator, noise, rollouts=config.rollouts)
             mask = mask_of(samples.lengths, corpus.max_length)
             trail = rewards.policy_trail(policy, generator, samples, trail)
             q = rewards.action_values(config.reward, policy, samples, trail, score, config.rollouts, run.rng)  # (B,T)
