@@ -277,6 +277,15 @@ def test_a_generated_file_of_other_data_is_refused(run, tmp_path):
         dialogue.read_generated(tmp_path / "bad.jsonl", corpus)
 
 
+def test_a_generated_reply_may_hold_what_unicode_calls_a_line_end(run, tmp_path):
+    """Byte pairs write any character. JSON leaves these as they are, and the file was cut within a record."""
+    corpus = corpora.load(DataConfig(**yaml.safe_load((run / "config.yaml").read_text())["data"]))
+    texts = ["tom\u2028tom", "tom\x85", *["tom"] * (len(corpus.train) - 2)]
+    rows = [json.dumps({"generated": text}, ensure_ascii=False) for text in texts]
+    (tmp_path / "made.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert len(dialogue.read_generated(tmp_path / "made.jsonl", corpus)) == len(corpus.train)
+
+
 def test_pairs_in_a_discriminators_step_keep_their_sources():
     """Real and fake rows answer other sources: swapped, the step is another."""
 

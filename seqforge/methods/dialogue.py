@@ -27,6 +27,8 @@ from seqforge import discriminate, objectives, rewards
 from seqforge.data import tokens
 from seqforge.data.corpus import Corpus, Split
 from seqforge.data.pack import Lengths, pack
+from seqforge.data.readers.document import Found
+from seqforge.data.readers.files import lines
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
@@ -218,9 +220,9 @@ def write_generated(generator: Generator, corpus: Corpus, decode: str, run: Run)
     drawn = sample(generator, noise, Filter(top_k=1) if decode == "greedy" else PLAIN, context=asked)
     sides = [corpus.decode(s.ids, s.lengths) for s in (asked, real, Split(drawn.ids, drawn.lengths))]
     names = ("prompt", "completion", "generated")
-    lines = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in zip(*sides, strict=True)]
+    rows = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in zip(*sides, strict=True)]
     part = run.folder / f".{GENERATED}.part"
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    part.write_text("\n".join(rows) + "\n", encoding="utf-8")
     part.replace(run.folder / GENERATED)
 
 
@@ -228,7 +230,7 @@ def read_generated(path: Path, corpus: Corpus) -> Split:
     """The generated replies (N,T) of a file, with the sources of the training set, whose order it has."""
     assert corpus.eos_id is not None
     try:
-        texts = [json.loads(line)["generated"] for line in path.read_text(encoding="utf-8").splitlines()]
+        texts = [json.loads(line)["generated"] for _, line in lines(Found(str(path)))]
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path}: not readable ({e!r}); remove it, and it is written anew") from e
     if len(texts) != len(corpus.train):
