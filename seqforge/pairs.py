@@ -179,13 +179,16 @@ def _encode(
     replies = tokens.encode(tokenizer, [p.reply for p in part])
     turns = list(dict.fromkeys(turn for p in part for turn in p.history))
     ids = {turn: source_ids(tokenizer, eos_id, [turn]) for turn in turns}
-    for pair, length in zip(part, replies.lengths, strict=True):
-        if not length or any(len(ids[turn]) < 2 for turn in pair.history):
+    for pair, reply in zip(part, np.split(replies.ids, np.cumsum(replies.lengths)[:-1]), strict=True):
+        if not len(reply) or any(len(ids[turn]) < 2 for turn in pair.history):
             raise ValueError(f"{pair.place}: the tokenizer finds no token in a turn; remove it")
+        if eos_id in reply or any(eos_id in ids[turn][:-1] for turn in pair.history):
+            name = tokenizer.id_to_token(eos_id)
+            raise ValueError(
+                f"{pair.place}: a turn holds the end token {name} itself; name another by --data.eos_token"
+            )
     held = [[i for turn in pair.history for i in ids[turn]] for pair in part]
     flat = np.fromiter((i for row in held for i in row), np.int32, sum(map(len, held)))
-    if (replies.ids == eos_id).any() or (flat == eos_id).sum() != sum(len(p.history) for p in part):
-        raise ValueError(f"a turn holds the end token {config.eos_token} itself; name another by --data.eos_token")
     return tokens.Encoded(flat, np.array([len(row) for row in held], dtype=np.int64)), replies
 
 
@@ -200,7 +203,7 @@ def _sources(
     """Sources (N,S), the last `widest` tokens of those that are longer: the latest turn counts most."""
     ends = np.cumsum(encoded.lengths)
     long = [int(i) for i in kept if encoded.lengths[i] > widest]
-    if long and config.max_source and config.overlong == "stop":
+    if long and config.overlong == "stop":
         raise ValueError(
             f"{part[long[0]].place}: a source of {encoded.lengths[long[0]]} tokens, but max_source is {widest}; raise "
             "--data.max_source, or pass --data.overlong truncate"

@@ -176,6 +176,18 @@ def test_long_sources_lose_their_oldest_tokens(tmp_path):
         corpora.load(config_of(tmp_path, many(), max_source=5, overlong="stop"))
 
 
+def test_what_stops_at_long_sources_does_so_at_once_not_when_the_run_is_resumed(tmp_path):
+    """A held-out source longer than any to train on was cut, though `stop` was asked for; the stored configuration,
+    which names the length, then refused the same data.
+    """
+    held = written(tmp_path, "held.jsonl", "\n".join(messages([f"{'so ' * 40}{i}", "yes"]) for i in range(5)))
+    config = config_of(tmp_path, many(), valid=held, overlong="truncate")
+    corpus = corpora.load(config)
+    assert corpora.load(corpora.effective(config, corpus)).digest == corpus.digest
+    with pytest.raises(ValueError, match=r"held.jsonl:1: a source of \d+ tokens, but max_source is \d+; raise"):
+        corpora.load(config_of(tmp_path, many(), valid=held, overlong="stop"))
+
+
 def test_labels_are_sources(tmp_path):
     lines = [json.dumps({"label": "ab"[i % 2], "text": f"{'good' if i % 2 else 'bad'} {i}"}) for i in range(100)]
     corpus = corpora.load(config_of(tmp_path, lines, condition="label", tokenizer="word", vocab_size=None))
@@ -189,7 +201,11 @@ def test_labels_are_sources(tmp_path):
     [
         (many(5), {}, "5 distinct pairs; at least 10"),
         ([messages(["same", f"r{i}"]) for i in range(50)], {}, "no train pair is left"),
-        (many(), {"eos_token": "what", "tokenizer": "word", "vocab_size": None}, "holds the end token"),
+        (
+            [*many(200), messages(["Q", "what now"])],
+            {"eos_token": "what", "tokenizer": "word", "vocab_size": None},
+            r"talk.jsonl:\d+: a turn holds the end token what itself; name another by --data.eos_token",
+        ),
         (many(), {"tokenizer": "nix"}, "data.tokenizer is 'nix'"),
     ],
 )
