@@ -112,6 +112,7 @@ def test_validity():
         (f"{good} Duration_1.0.4", False),
         (f"{good} <unk>", False),
         ("Bar_None TimeSig_4/4", False),
+        (f"Duration_1.0.4 {good}", False),  # of no note; miditok counts no error in a first token
     ):
         assert valid(remi, words.split()) == right, words
         remi.decode(words.split())  # whatever it is, it decodes
@@ -194,6 +195,17 @@ def test_what_is_no_tune_is_named_and_the_rest_used(tmp_path):
             load(dataclasses.replace(config, source=str(alone), format="midi"))
         with pytest.raises(ValueError, match=rf"{name}: .*; mend it, or pass --data.on_error skip"):
             load(dataclasses.replace(config, source=str(alone), on_error="stop"))
+
+
+def test_a_file_cut_anywhere_is_broken(tmp_path):
+    """Also between two tracks, where what is left reads well: the first line of its header says how many there are."""
+    whole = save(tmp_path / "a.mid", melody(2), [(0.0, 8.0, 48)]).read_bytes()
+    second = whole.rindex(b"MTrk")
+    for size in (14, 20, second - 1, second, second + 8, len(whole) - 1):
+        (tmp_path / "cut.mid").write_bytes(whole[:size])
+        with pytest.raises(Flaw, match="cannot be read"):
+            read(tmp_path / "cut.mid")
+    assert len(midi.read_midi(tmp_path / "a.mid", None, 4)[0].notes) == len(melody(2)) + 1
 
 
 def test_folders_of_train_valid_and_test_and_folders_below(tmp_path):

@@ -73,6 +73,9 @@ def read_midi(path: Path, track: int | None, grid: int, seconds: float = 0.0) ->
         raise Flaw("empty file", "the file is empty")
     if not raw.startswith(MAGIC):
         raise Flaw("no MIDI", f"begins with {raw[:4]!r}, not with {MAGIC!r}")
+    promised, there = int.from_bytes(raw[10:12]), tracks_in(raw)
+    if there < promised:  # a file cut between two tracks reads well
+        raise Flaw("broken MIDI", f"cannot be read (has {there} of its {promised} tracks)")
     try:
         score = symusic().Score.from_midi(raw)
     except (RuntimeError, OverflowError, TypeError) as e:  # what the library raises for bytes it cannot read
@@ -94,6 +97,15 @@ def read_midi(path: Path, track: int | None, grid: int, seconds: float = 0.0) ->
         raise Flaw("far too long", f"lasts {end:,} steps; at most {MOST_STEPS:,} are read")
     signatures = [] if seconds else [(s.time, s.numerator, s.denominator) for s in score.time_signatures]
     return Tune(notes, bars_of(signatures, grid / score.tpq, per, end), per, end), outside
+
+
+def tracks_in(raw: bytes) -> int:
+    """How many tracks the bytes of a MIDI file hold, the last perhaps in part."""
+    at, found = 0, 0
+    while at + 8 <= len(raw):
+        found += raw[at : at + 4] == b"MTrk"
+        at += 8 + int.from_bytes(raw[at + 4 : at + 8])
+    return found
 
 
 def _on_grid(tracks: list[dict[str, np.ndarray]], steps: float) -> tuple[np.ndarray, int]:

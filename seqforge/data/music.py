@@ -224,8 +224,14 @@ class Miditok:
         """By miditok's own count of errors (order of tokens, time that goes back); the last note has to be whole."""
         if not words or not self.known.issuperset(words):
             return False
-        open_end = words[-1].split("_")[0] in ("Pitch", "Position", "Velocity" if self._has("Duration") else "")
-        return not open_end and self.tokenizer.tokens_errors(self.miditok.TokSequence(tokens=list(words))) == 0
+        first, last = (words[i].split("_")[0] for i in (0, -1))
+        open_end = last in ("Pitch", "Position", "Velocity" if self._has("Duration") else "")
+        stray = first in ("Velocity", "Duration")  # of a note that is not there; miditok looks at what follows alone
+        return (
+            not open_end
+            and not stray
+            and self.tokenizer.tokens_errors(self.miditok.TokSequence(tokens=list(words))) == 0
+        )
 
     def _has(self, kind: str) -> bool:
         return any(w.startswith(f"{kind}_") for w in self.words)
