@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,7 +51,7 @@ class Speaker:
         data = config["data"]
         history = 1 if data["condition"] == "label" else data["history"]
         sizes = (history, data["max_source"], data["max_length"])
-        name = f"{run.name}{f' ({wanted})' if wanted else ''}"
+        name = f"{run.resolve().name}{f' ({wanted})' if wanted else ''}"
         return cls(name, generator, tokenizer, *sizes, unknown_id(tokenizer, data["unk_token"]))
 
     def source(self, turns: list[str]) -> Source:
@@ -59,8 +60,11 @@ class Speaker:
         """
         eos_id = self.generator.eos_id
         assert eos_id is not None
-        if not set(source_ids(self.tokenizer, eos_id, turns[-1:])) - {eos_id, self.unknown}:
+        latest = source_ids(self.tokenizer, eos_id, turns[-1:])
+        if not set(latest) - {eos_id, self.unknown}:
             raise ValueError(f"{self.name} knows no word of {turns[-1]!r}; say it in other words")
+        if (most := self.max_source) < len(latest):
+            warnings.warn(f"{self.name} reads the last {most} of these {len(latest)} tokens; use fewer", stacklevel=2)
         ids = source_ids(self.tokenizer, eos_id, turns[-self.history :])[-self.max_source :]
         return Source(torch.tensor([ids]), torch.tensor([len(ids)]))
 

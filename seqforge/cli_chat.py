@@ -1,5 +1,7 @@
 """`seqforge chat`: a conversation in the terminal, or a file of prompts answered."""
 
+import io
+import re
 import select
 import sys
 from dataclasses import replace
@@ -9,6 +11,8 @@ from typing import get_args
 import torch
 
 from seqforge.chat import Answering, Decode, Speaker
+from seqforge.data.readers.document import Flaw
+from seqforge.data.readers.files import check_file, decoded, raw_lines
 from seqforge.options import Parser
 
 HELP = "/temperature X, /regenerate, /compare RUN (or pretrained, or off), /save FILE, /quit"
@@ -90,7 +94,7 @@ class Talk:
         if name == "/save":
             if not value:
                 raise ValueError("/save needs a file: /save talk.txt")
-            Path(value).write_text("\n".join(self.turns) + "\n", encoding="utf-8")
+            Path(value).write_text("\n".join(map(one_line, self.turns)) + "\n", encoding="utf-8")
             return f"{len(self.turns)} turns in {value}"
         raise ValueError(f"unknown command {name}; there are {HELP}")
 
@@ -103,6 +107,8 @@ class Talk:
 def converse(talk: Talk) -> int:
     """Line by line until /quit, Ctrl-D or Ctrl-C at the prompt; these two keep what was said in RUN/chat.txt."""
     print(f"{' and '.join(s.name for s in talk.speakers)} answers; {HELP}", flush=True)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a byte that is no character ends no conversation
     try:
         while (line := read_line("> ").strip()) != "/quit":
             if line:
@@ -111,7 +117,7 @@ def converse(talk: Talk) -> int:
         print()
         if talk.turns:
             with (talk.run / "chat.txt").open("a", encoding="utf-8") as file:
-                file.write("\n".join(talk.turns) + "\n\n")
+                file.write("\n".join(map(one_line, talk.turns)) + "\n\n")
             print(f"{len(talk.turns)} turns added to {talk.run / 'chat.txt'}")
     return 0
 
@@ -143,12 +149,19 @@ def respond(talk: Talk, line: str) -> None:
 
 def answer_file(talk: Talk, path: Path) -> int:
     """Each line by itself: prompt, tab, the replies with tabs between. Raises ValueError naming a bad line."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            raise ValueError(f"{path}:{number}: an empty prompt; remove the line")
+    check_file(str(path))
+    for number, raw in raw_lines(str(path)):
         talk.turns = []
         try:
-            print("\t".join([line.strip(), *talk.answer(line.strip())]))
-        except ValueError as e:
-            raise ValueError(f"{path}:{number}: {e}") from e
+            if not (said := decoded(raw).strip()):
+                raise Flaw("blank line", "an empty prompt", "remove the line")
+            print("\t".join(map(one_line, [said, *talk.answer(said)])))
+        except (Flaw, ValueError) as e:
+            remedy = f"; {e.remedy}" if isinstance(e, Flaw) else ""
+            raise ValueError(f"{path}:{number}: {e}{remedy}") from e
     return 0
+
+
+def one_line(text: str) -> str:
+    """Without tabs and line ends, which byte pairs may write within a reply."""
+    return re.sub(r"[\t\r\n]+", " ", text)

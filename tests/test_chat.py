@@ -17,7 +17,7 @@ import torch
 
 from seqforge.chat import Answering, Speaker, beam_search
 from seqforge.cli import main
-from seqforge.cli_chat import read_line
+from seqforge.cli_chat import one_line, read_line
 from seqforge.likelihood import log_probs
 from seqforge.models.transformer import Source, TransformerGenerator
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
 
 
 def prompts(tmp_path, text):
-    (tmp_path / "prompts.txt").write_text(text)
+    (tmp_path / "prompts.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     return ["--prompts", str(tmp_path / "prompts.txt")]
 
 
@@ -51,16 +51,32 @@ def test_a_file_of_prompts(decode, run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("hello tom !\n\n", "prompts.txt:2: an empty prompt"), ("xyzzy qwerty\n", "prompts.txt:1: run knows no word of")],
+    [
+        ("hello tom !\n\n", "prompts.txt:2: an empty prompt; remove the line"),
+        ("xyzzy qwerty\n", "prompts.txt:1: run knows no word of"),
+        ("hello \udcff !\n", "prompts.txt:1: 0xff at byte 7 of the line is not UTF-8; convert the file"),
+    ],
 )
 def test_what_cannot_be_answered_is_named(text, told, run, tmp_path, capsys):
     assert main(["chat", str(run), *prompts(tmp_path, text)]) == 2
     assert told in capsys.readouterr().err
 
 
+def test_prompts_are_lines_and_columns_whatever_stands_in_them(run, tmp_path, capsys):
+    """Only a line end ends a prompt, not what Unicode calls one; a tab within makes no third column."""
+    assert main(["chat", str(run), *prompts(tmp_path, "hello\u2028tom !\nhello\ttom !\n")]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.removesuffix("\n").split("\n")]
+    assert [row[0] for row in rows] == ["hello\u2028tom !", "hello tom !"]
+    assert [len(row) for row in rows] == [2, 2]
+    assert one_line("a\n\nb\tc d") == "a b c d"
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
+        (["--prompts", "no.txt"], "no.txt: no such file"),
+        (["--prompts", "."], ".: is a folder"),
+        (["--compare", "nix"], "nix: not a run folder"),
         (["--decode", "best"], "--decode is 'best'"),
         (["--beams", "0"], "--beams is 0"),
         (["--temperature", "0"], "above 0"),
@@ -97,7 +113,8 @@ def test_a_speaker_reads_its_history_and_no_more_than_its_source_holds(run):
     turns = ["hello tom !", "it is called tom .", "what is its name ?"]
     assert speaker.source(turns).ids.tolist() == speaker.source(turns[1:]).ids.tolist()  # history 2
     assert speaker.source(turns[2:]).ids.shape[1] < speaker.source(turns).ids.shape[1]
-    assert speaker.source([" ".join(["tom"] * 500)]).ids.shape[1] == speaker.max_source
+    with pytest.warns(UserWarning, match=rf"run reads the last {speaker.max_source} of these 501 tokens; use fewer"):
+        assert speaker.source([" ".join(["tom"] * 500)]).ids.shape[1] == speaker.max_source
     drawn = {speaker.reply(turns, Answering(), torch.Generator().manual_seed(k)) for k in range(12)}
     assert len(drawn) > 1
     greedy = {speaker.reply(turns, Answering("greedy"), torch.Generator().manual_seed(k)) for k in range(3)}
@@ -136,7 +153,7 @@ class Terminal:
         while text not in self.read:
             assert time.monotonic() < end, f"no {text!r} in {self.read!r}"
             if select.select([self.fd], [], [], 0.2)[0]:
-                self.read += os.read(self.fd, 4096).decode()
+                self.read += os.read(self.fd, 4096).decode(errors="replace")
         before, _, self.read = self.read.partition(text)
         return before
 
@@ -159,6 +176,8 @@ def test_a_conversation_through_a_terminal(run, tmp_path):
     assert terminal.say("/temperature 0.5").startswith("temperature 0.5")
     assert "must be a number above 0" in terminal.say("/temperature hot")
     assert "knows no word" in terminal.say("xyzzy")
+    os.write(terminal.fd, b"\xff\xfe\n")  # no characters
+    assert "knows no word" in terminal.until("\r\n> ")
     assert "unknown command /nix" in terminal.say("/nix")
     assert terminal.say("/save talk.txt") == "4 turns in talk.txt"
     saved = (tmp_path / "talk.txt").read_text().splitlines()
