@@ -1,7 +1,6 @@
 """`seqforge chat`: replies by three ways of decoding, files of prompts, and a conversation through a terminal."""
 
 import fcntl
-import itertools
 import os
 import pty
 import select
@@ -14,10 +13,11 @@ import time
 
 import pytest
 import torch
+from worlds import every_sequence
 
 from seqforge.chat import Answering, Speaker, beam_search
 from seqforge.cli import main
-from seqforge.cli_chat import one_line, read_line
+from seqforge.cli_chat import Talk, answer_file, one_line, read_line
 from seqforge.likelihood import log_probs
 from seqforge.models.transformer import Source, TransformerGenerator
 
@@ -93,19 +93,21 @@ def test_generate_points_to_chat(run, capsys):
 
 
 def test_a_beam_as_wide_as_the_world_finds_the_likeliest_reply():
+    """By log-probability per token, which is often another than the likeliest as a whole."""
     sizes = {"embedding": 4, "hidden": 4, "layers": 2, "heads": 2, "dropout": 0.0}
-    generator = TransformerGenerator(3, **sizes, encoder=True, eos_id=2, seed=3).eval()
-    generator.head.weight.data.mul_(3)
-    source = Source(torch.tensor([[1, 2]]), torch.tensor([2]))
-    best = {}
-    for full in itertools.product(range(3), repeat=4):
-        row = full[: full.index(2) + 1] if 2 in full else full
-        one = torch.tensor([row])
-        logp = log_probs(generator, one, torch.tensor([len(row)]), context=source).sum()
-        best[row] = float(logp.detach()) / len(row)
-    found = beam_search(generator, source, 81, 4)
-    assert tuple(found.ids[0].tolist()) == max(best, key=lambda row: best[row])
-    assert found.lengths.tolist() == [found.ids.shape[1]]
+    ids, lengths = every_sequence(3, 4, eos_id=2)
+    others = 0
+    for seed in range(12):
+        generator = TransformerGenerator(3, **sizes, encoder=True, eos_id=2, seed=seed).eval()
+        source = Source(torch.tensor([[1, 2]]), torch.tensor([2]))
+        with torch.no_grad():
+            logp = log_probs(generator, ids, lengths, context=source[torch.zeros(len(ids), dtype=torch.long)]).sum(1)
+        best = int((logp / lengths).argmax())
+        found = beam_search(generator, source, 81, 4)
+        assert found.ids[0].tolist() == ids[best, : lengths[best]].tolist()
+        assert found.lengths.tolist() == [int(lengths[best])]
+        others += best != int(logp.argmax())
+    assert others >= 3
 
 
 def test_a_speaker_reads_its_history_and_no_more_than_its_source_holds(run):
@@ -117,8 +119,30 @@ def test_a_speaker_reads_its_history_and_no_more_than_its_source_holds(run):
         assert speaker.source([" ".join(["tom"] * 500)]).ids.shape[1] == speaker.max_source
     drawn = {speaker.reply(turns, Answering(), torch.Generator().manual_seed(k)) for k in range(12)}
     assert len(drawn) > 1
+    cold = {speaker.reply(turns, Answering(temperature=0.01), torch.Generator().manual_seed(k)) for k in range(6)}
     greedy = {speaker.reply(turns, Answering("greedy"), torch.Generator().manual_seed(k)) for k in range(3)}
     assert len(greedy) == 1
+    assert cold == greedy
+
+
+class Echo:
+    """A speaker that repeats all it was told."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def reply(self, turns, how, rng):
+        return f"{self.name}({' '.join(turns)})"
+
+
+def test_the_first_speakers_replies_are_remembered_and_prompts_of_a_file_are_not(tmp_path, capsys):
+    talk = Talk(tmp_path, [Echo("a"), Echo("b")], Answering(), torch.Generator())
+    assert talk.answer("hi") == ["a(hi)", "b(hi)"]
+    assert talk.answer("yo") == ["a(hi a(hi) yo)", "b(hi a(hi) yo)"]
+    assert talk.turns == ["hi", "a(hi)", "yo", "a(hi a(hi) yo)"]
+    (tmp_path / "p.txt").write_text("x\ny\n")
+    assert answer_file(talk, tmp_path / "p.txt") == 0
+    assert capsys.readouterr().out == "x\ta(x)\tb(x)\ny\ta(y)\tb(y)\n"
 
 
 # Ctrl-C counts also where the tests were put into the background, by which a shell lets it be ignored.

@@ -12,9 +12,9 @@ from worlds import every_sequence, far, gradients, rng, table_score, true_q
 
 from seqforge.cli import main
 from seqforge.likelihood import weighted_nll
-from seqforge.models.attention import Attention, Layer, sinusoids
+from seqforge.models.attention import Attention, Embedding, Layer, sinusoids
 from seqforge.models.generator import Generator, HeadedGenerator
-from seqforge.models.kinds import GeneratorConfig, make
+from seqforge.models.kinds import GeneratorConfig, make, transformer
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.models.transformer import Source, TransformerConfig, TransformerGenerator, TransformerState
 from seqforge.rewards import rollout_q, sample_with_trail
@@ -166,6 +166,45 @@ def test_sinusoids_by_hand():
     expected = torch.tensor([[0.0, 1.0, 0.0, 1.0], [0.909297, -0.416147, 0.019999, 0.999800]])
     assert close(found, expected, 1e-6)
     assert sinusoids(torch.tensor([[1]]), 3).shape == (1, 1, 3)
+
+
+def test_an_embedding_by_hand():
+    embed = Embedding(3, 4, 4, 0.0)
+    found = embed(torch.tensor([[2, 0]]), torch.arange(2)).detach()
+    table = embed.table.weight.detach()
+    assert close(found[0, 0], 2 * table[2] + torch.tensor([0.0, 1.0, 0.0, 1.0]), 1e-6)
+    assert close(found[0, 1], 2 * table[0] + torch.tensor([0.841471, 0.540302, 0.010000, 0.999950]), 1e-6)
+
+
+def test_dropout_is_on_in_training_after_the_embedding_and_after_each_part_of_a_layer():
+    torch.manual_seed(0)
+    embed, layer = Embedding(3, 64, 64, 0.25).train(), Layer(64, 2, 64, 0.25, "pre").train()
+    nn.init.ones_(embed.table.weight)
+    seen = embed(torch.zeros(8, 50, dtype=torch.long), torch.zeros(50, dtype=torch.long))  # 8 + sin(0) or cos(0)
+    parts = [layer._add(torch.zeros(8, 50, 64), torch.ones(8, 50, 64), place) for place in (0, 1)]
+    for x, kept in ((seen, [8 / 0.75, 9 / 0.75]), *((x, [1 / 0.75]) for x in parts)):
+        assert (x == 0).double().mean().item() == pytest.approx(0.25, abs=0.01)
+        assert x.detach().unique().tolist() == pytest.approx([0.0, *kept], abs=1e-6)
+    both = embed.eval()(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, dtype=torch.long)).detach()
+    assert set(both.unique().tolist()) == {8.0, 9.0}
+
+
+def test_weights_begin_where_the_original_begins():
+    """Xavier-uniform, a bound of sqrt(6 / (in + out)): queries, keys and values are three matrices, not one. They were
+    drawn as three, and then once more as one, so that attention began flatter than the original's.
+    """
+    generator = TransformerGenerator(500, 64, 32, 2, 4, 128, encoder=True, seed=1)
+    layer = generator.decoder.layer(0)
+    square = (6 / 64) ** 0.5
+    matrices = [(third, square) for part in (layer.attention, layer.cross) for third in part.into.weight.chunk(3)]
+    matrices += [(layer.attention.out.weight, square), (layer.grow.weight, (6 / 160) ** 0.5)]
+    matrices += [(generator.embed.widen.weight, (6 / 96) ** 0.5), (generator.head.weight, (6 / 532) ** 0.5)]
+    for matrix, bound in matrices:
+        assert 0.97 * bound < float(matrix.detach().abs().max()) <= bound
+        assert float(matrix.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+    assert float(generator.embed.table.weight.detach().std()) == pytest.approx(1 / 8, rel=0.02)
+    biases = [m.bias for m in generator.modules() if isinstance(m, nn.Linear)]
+    assert not any(bool(b.any()) for b in biases)
 
 
 # --- the cache ----------------------------------------------------------------------------------------------------
@@ -322,6 +361,19 @@ def test_kinds():
     found = make(GeneratorConfig(kind="transformer", hidden=8, heads=2, layers=4, share=True, norm="post"), V, 3, 0, 1)
     assert isinstance(found, TransformerGenerator)
     assert (found.decoder.depth, len(found.decoder.own), found.eos_id) == (4, 1, 3)
+    assert found.decoder.layer(0).grow.out_features == 16  # twice hidden
+    sizes = {"embedding": 6, "hidden": 8, "layers": 2, "dropout": 0.3, "heads": 2, "feedforward": 5, "share": False}
+    taken = transformer(GeneratorConfig(kind="transformer", **sizes, norm="post"))
+    assert taken == TransformerConfig(**sizes, norm="post")
+
+
+def test_the_first_token_read_is_the_start_token():
+    other, ids = made(start_id=4), tokens()
+    assert not close(whole(other, ids), whole(made(), ids), 1e-3)
+    nn.Module.requires_grad_(other, False)
+    other.embed.table.weight.data[0] = other.embed.table.weight[4]
+    other.start_id = 0
+    assert close(whole(other, torch.where(ids == 0, 1, ids)), whole(made(start_id=4), torch.where(ids == 0, 1, ids)))
 
 
 @pytest.mark.parametrize(

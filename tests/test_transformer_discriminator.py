@@ -78,11 +78,28 @@ def test_shared_layers_make_the_parameters_independent_of_their_number(pair):
     assert count(made(pair=pair, share=False, layers=3)) > counts[0]
 
 
+def test_the_logit_is_that_of_the_mean_of_the_replys_tokens_written_out():
+    """Row by row, over the tokens alone; in training some of what the last layer reads is dropped."""
+    judge, (ids, lengths, source) = made(pair=True, dropout=0.5), sides()
+    seen = []
+    judge.reply.register_forward_hook(lambda *call: seen.append(call[-1][0]))
+    found = judge(ids, lengths, source)
+    for row, n in enumerate(lengths.tolist()):
+        mean = sum(seen[0][row, t] for t in range(n)) / n
+        x = judge.mix.weight @ mean + judge.mix.bias
+        x = x * (1 + torch.erf(x / 2**0.5)) / 2
+        assert float(judge.out.weight[0] @ x + judge.out.bias) == pytest.approx(float(found[row]), abs=1e-5)
+    kept = []
+    judge.out.register_forward_hook(lambda _, read, __: kept.append(read[0]))
+    judge.train()(*(ids.repeat(50, 1), lengths.repeat(50)), source[torch.arange(6).repeat(50)])
+    assert (kept[0] == 0).double().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
 def test_the_logit_can_say_no():
     """The original's last activation keeps its probability above one half."""
     judge, (ids, lengths, source) = made(pair=True), sides(40)
     with torch.no_grad():
-        nn.init.normal_(judge.out.weight, 0.0, 1.0, generator=rng(3))
+        nn.init.normal_(judge.out.weight, 0.0, 2.0, generator=rng(3))
         logit = judge(ids, lengths, source)
     assert logit.min() < -0.5
     assert logit.max() > 0.5

@@ -176,14 +176,11 @@ class Stack(nn.Module):
 
 def initialise(module: nn.Module, rng: torch.Generator) -> None:
     """Xavier-uniform matrices, of queries, keys and values each by itself; biases 0; tables N(0, 1/E)."""
+    joined = {part.into for part in module.modules() if isinstance(part, Attention)}
     for part in module.modules():
-        if isinstance(part, Attention):
-            for third in part.into.weight.data.chunk(3):
-                nn.init.xavier_uniform_(third, generator=rng)
-            nn.init.xavier_uniform_(part.out.weight, generator=rng)
-        elif isinstance(part, nn.Embedding):
+        if isinstance(part, nn.Embedding):
             nn.init.normal_(part.weight, 0.0, part.embedding_dim**-0.5, generator=rng)
         elif isinstance(part, nn.Linear):
-            nn.init.xavier_uniform_(part.weight, generator=rng)
-        if isinstance(part, nn.Linear) and part.bias is not None:
+            for matrix in part.weight.data.chunk(3 if part in joined else 1):
+                nn.init.xavier_uniform_(matrix, generator=rng)
             nn.init.zeros_(part.bias)
