@@ -4,6 +4,7 @@ import dataclasses
 import random
 from pathlib import Path
 
+import mido
 import numpy as np
 import pytest
 from music_files import by_mido, folder, melody, save
@@ -51,6 +52,38 @@ def test_seconds_are_those_of_the_tempo(tmp_path):
 def test_the_highest_note_is_the_melody(tmp_path):
     path = save(tmp_path / "a.mid", [(0.0, 2.0, 60), (0.5, 0.5, 67)])
     assert encoding_of(MusicConfig()).encode(read(path)) == ["C4", "_", "G4", "_", "C4", "_", "_", "_"]
+    path = save(tmp_path / "b.mid", [(0.0, 2.0, 67), (0.5, 0.5, 60)])  # the lower one comes later
+    assert encoding_of(MusicConfig()).encode(read(path)) == ["G4", *"_______"]
+
+
+def test_percussion_is_left_out(tmp_path):
+    file = mido.MidiFile(save(tmp_path / "a.mid", TUNE, [(0.0, 1.0, 36), (1.0, 1.0, 38)]))
+    file.tracks[1][:] = [m.copy(channel=9) if not m.is_meta else m for m in file.tracks[1]]
+    file.save(tmp_path / "b.mid")
+    assert len(midi.read_midi(tmp_path / "a.mid", None, 4)[0].notes) == len(TUNE) + 2
+    assert midi.read_midi(tmp_path / "b.mid", None, 4)[0].notes[:, 2].tolist() == [p for _, _, p in TUNE]
+    del file.tracks[0]
+    file.save(tmp_path / "c.mid")
+    with pytest.raises(Flaw, match="has no note"):
+        midi.read_midi(tmp_path / "c.mid", None, 4)
+
+
+def test_loudness_and_signatures_are_written(tmp_path):
+    """Two bars of 3/4, then 4/4, as mido reads them."""
+    bars = midi.bars_of([(0, 3, 4), (24, 4, 4)], 1, 4, 40)
+    tune = midi.Tune(np.array([[0, 4, 60, 33], [24, 8, 62, 101]]), bars, 4.0, 40)
+    midi.write_midi(tune, tmp_path / "a.mid")
+    file, signatures, loud = mido.MidiFile(tmp_path / "a.mid"), [], []
+    for track in file.tracks:
+        now = 0
+        for message in track:
+            now += message.time
+            if message.type == "time_signature":
+                signatures.append((now / file.ticks_per_beat, message.numerator, message.denominator))
+            if message.type == "note_on" and message.velocity:
+                loud.append(message.velocity)
+    assert signatures == [(0, 3, 4), (6, 4, 4)]
+    assert loud == [33, 101]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -64,6 +64,8 @@ def test_repetition_of_groups_of_four_notes():
     onsets = itertools.accumulate((d for _, d in again), initial=0)
     rows = [(on, d, p) for on, (p, d) in zip(onsets, again, strict=False)]
     assert value("repetition", tunes(tune(*rows), tune(*SCALE))) == 1 / (5 + 4)
+    growing = [(n * (n - 1) // 2, n, 60) for n in range(1, 9)]  # the same pitch, each longer than the one before
+    assert value("repetition", tunes(tune(*growing))) == 0
     with pytest.raises(ValueError, match="repetition: none of 1 tunes has notes enough"):
         value("repetition", tunes(tune((0, 1, 60))))
 
@@ -76,6 +78,28 @@ def test_distances_by_hand():
     assert value("inter_onset_distance", mine, real) == pytest.approx(0.75)  # 4 and 4; 2 and 8: (2 + 4) / 2 steps
     for name in music.DISTANCES:
         assert value(name, mine, mine) == 0
+
+
+def test_notes_struck_together_have_no_gap_between_them():
+    alone = [(4 * i, 4, 60) for i in range(5)]
+    chords = [(4 * i, 4, p) for i in range(5) for p in (60, 64)]
+    assert value("inter_onset_distance", tunes(tune(*chords)), tunes(tune(*alone))) == 0
+    assert value("inter_onset_distance", tunes(tune(*alone)), tunes(tune(*[(8 * i, 4, 60) for i in range(5)]))) == 1
+
+
+def test_beyond_64_quarters_a_length_counts_as_64():
+    of = {quarters: tunes(tune((0, 4 * quarters, 60))) for quarters in (32, 63, 64, 100)}
+    assert value("note_length_distance", of[100], of[64]) == 0
+    assert value("note_length_distance", of[100], of[63]) == 1
+    assert value("note_length_distance", of[32], of[100]) == 32
+
+
+def test_note_bleu_holds_samples_to_references():
+    """A word is a pitch with its length: half the notes are as they should be, and no two of them stand together."""
+    real, half = tune(*SCALE), tune(*[(on, 4 if i % 2 else 3, p) for i, (on, _, p) in enumerate(SCALE)])
+    assert value("note_bleu", tunes(real), tunes(real)) == 1
+    assert value("note_bleu", tunes(half), tunes(real)) < 0.3
+    assert value("note_self_bleu", tunes(half, half), tunes(real)) == 1
 
 
 def test_the_grid_does_not_matter():

@@ -7,13 +7,16 @@ import mido
 import numpy as np
 import pretty_midi
 import pytest
+from matplotlib.figure import Figure
 from music_files import by_mido, folder, save
 
+from seqforge import tunes
 from seqforge.cli import main
 from seqforge.data import midi, music
 from seqforge.data.music import MusicConfig
 from seqforge.evaluate import find_checkpoint, load_tokenizer
-from seqforge.report import sound
+from seqforge.report import rolls, sound
+from seqforge.report.figures import PAPER
 from seqforge.report.music import read_music
 
 SMALL = ["--generator.hidden", "8", "--generator.embedding", "8", "--mle.epochs", "2", "--mle.batch", "16"]
@@ -24,11 +27,11 @@ SMALL += ["--evaluate.samples", "24", "--evaluate.temperatures", "[1.0]", "--mon
 def runs(tmp_path_factory):
     """A run of each encoding on the same tunes, which are gone before anything is generated."""
     home = tmp_path_factory.mktemp("music")
-    tunes = folder(home / "tunes", 14)
+    home_of = folder(home / "tunes", 14)
     for name, options in (("melody", []), ("remi", ["--data.music.encoding", "remi", "--data.music.bars", "1"])):
-        argv = ["train", "mle", "--data", str(tunes), *SMALL, *options, "--out", str(home / name)]
+        argv = ["train", "mle", "--data", str(home_of), *SMALL, *options, "--out", str(home / name)]
         assert main(argv) == 0
-    tunes.rename(home / "elsewhere")
+    home_of.rename(home / "elsewhere")
     return home
 
 
@@ -80,6 +83,22 @@ def test_a_midi_file_as_the_prompt(name, bars, runs, tmp_path, capsys):
     assert "has 2 bars; give 1 to 2" in capsys.readouterr().err
 
 
+def test_a_prompt_fills_no_more_than_half_and_is_of_the_track_that_was_trained_on(tmp_path):
+    """Bars of 16 tokens; the second track is higher, so that it would be the melody were the tracks joined."""
+    notes = [(float(q), 1.0, 60 + q) for q in range(16)]
+    path = save(tmp_path / "a.mid", notes, [(s, d, p + 24) for s, d, p in notes])
+    words = music.encoding_of(MusicConfig()).encode(midi.read_midi(path, 0, 4)[0])
+    for horizon, bars in ((96, 3), (95, 2), (63, 1), (1000, 4)):
+        assert tunes.prompt_words(path, MusicConfig(), None, horizon) == words[: 16 * bars]
+    with pytest.raises(ValueError, match="its first bar is more than half of 31 tokens; give --prompt-bars 1"):
+        tunes.prompt_words(path, MusicConfig(), None, 31)
+    assert tunes.prompt_words(path, MusicConfig(), 1, 31) == words[:16]
+
+
+def test_what_needed_repair_is_counted(tmp_path):
+    assert tunes.write(["C4 _", "_ C4", "rest"], MusicConfig(), tmp_path / "out", 120.0, False) == (3, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -112,9 +131,9 @@ def test_an_empty_tune_is_a_file_too(tmp_path):
 
 
 def test_inspecting_a_folder(tmp_path, capsys):
-    tunes = folder(tmp_path / "tunes", 20)
-    (tunes / "readme.txt").write_text("tunes")
-    assert main(["data", "inspect", str(tunes), "--music.bars", "2", "--json"]) == 0
+    given = folder(tmp_path / "tunes", 20)
+    (given / "readme.txt").write_text("tunes")
+    assert main(["data", "inspect", str(given), "--music.bars", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["settings"]["data.format"] == "midi"
     assert found["splits"]["train"]["sequences"] == 16 * 4
@@ -193,6 +212,25 @@ def test_a_tone_sounds_at_its_pitch():
     spectrum = abs(np.fft.rfft(wave[: sound.RATE]))
     assert spectrum.argmax() == 440
     assert abs(wave).max() == pytest.approx(1)
+
+
+def test_a_long_tune_is_heard_for_20_seconds():
+    wave = sound.samples([(0.0, 1.0, 60), (30.0, 60.0, 69), (100.0, 2.0, 72)])  # quarters of half a second
+    assert len(wave) == pytest.approx(sound.RATE * 20.1, abs=2)
+    assert abs(wave[sound.RATE * 15 : sound.RATE * 16]).max() > 0.1
+
+
+def test_a_piano_roll_has_a_bar_for_each_note_at_its_place():
+    axes = Figure().add_subplot()
+    rolls.draw_roll(
+        axes, [(0.0, 1.0, 60), (2.0, 4.0, 72)], 8.0, PAPER, rolls.limits_of([[(0.0, 1.0, 60), (2.0, 4.0, 72)]])
+    )
+    boxes = [c.get_paths()[0].get_extents() for c in axes.collections]
+    assert [(b.x0, (b.y0 + b.y1) / 2) for b in boxes] == [(0, pytest.approx(60)), (2, pytest.approx(72))]
+    assert [b.x1 - b.x0 for b in boxes] == [pytest.approx(0.94), pytest.approx(3.76)]
+    assert axes.get_xlim() == (0, 8)
+    low, high = axes.get_ylim()
+    assert low < boxes[0].y0 < boxes[1].y1 < high
 
 
 def test_a_broken_file_of_tunes_is_told(tmp_path):
