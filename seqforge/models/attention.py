@@ -174,6 +174,20 @@ class Stack(nn.Module):
         return self.last(x), tuple(kept)
 
 
+def check_sizes(player: str, hidden: int, heads: int, dropout: float, **others: int) -> None:
+    """Raises ValueError naming an option of a player, generator or discriminator, that makes no layers."""
+    for name, value in {**others, "hidden": hidden, "heads": heads}.items():
+        least = 0 if name == "feedforward" else 1  # 0: twice hidden
+        if value < least:
+            raise ValueError(f"{player}.{name} is {value}, but must be at least {least}")
+    if hidden % heads:
+        raise ValueError(
+            f"{player}.heads is {heads}, which does not divide {player}.hidden {hidden}; give a divisor of it"
+        )
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{player}.dropout is {dropout}, but must lie in [0, 1)")
+
+
 def initialise(module: nn.Module, rng: torch.Generator) -> None:
     """Xavier-uniform matrices, of queries, keys and values each by itself; biases 0; tables N(0, 1/E)."""
     joined = {part.into for part in module.modules() if isinstance(part, Attention)}

@@ -12,7 +12,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqforge.models.attention import Embedding, Norm, Pair, Stack, initialise
+from seqforge.models.attention import Embedding, Norm, Pair, Stack, check_sizes, initialise
 from seqforge.models.generator import Context, State
 
 
@@ -43,16 +43,8 @@ class TransformerConfig:
     norm: Norm = "pre"
 
     def __post_init__(self):
-        for name, least in (("embedding", 1), ("hidden", 1), ("layers", 1), ("heads", 1), ("feedforward", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"generator.{name} is {getattr(self, name)}, but must be at least {least}")
-        if self.hidden % self.heads:
-            raise ValueError(
-                f"generator.heads is {self.heads}, which does not divide generator.hidden {self.hidden}; give a "
-                "divisor of it"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"generator.dropout is {self.dropout}, but must lie in [0, 1)")
+        sizes = {"embedding": self.embedding, "layers": self.layers, "feedforward": self.feedforward}
+        check_sizes("generator", self.hidden, self.heads, self.dropout, **sizes)
 
 
 @dataclass(frozen=True)

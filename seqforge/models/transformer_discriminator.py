@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from seqforge.models.attention import Embedding, Norm, Stack, initialise
+from seqforge.models.attention import Embedding, Norm, Stack, check_sizes, initialise
 from seqforge.models.generator import Context
 from seqforge.models.transformer import Source
 
@@ -38,16 +38,8 @@ class TransformerDiscriminatorConfig:
     norm: Norm = "pre"
 
     def __post_init__(self):
-        for name, least in (("embedding", 1), ("hidden", 1), ("layers", 1), ("heads", 1), ("feedforward", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"discriminator.{name} is {getattr(self, name)}, but must be at least {least}")
-        if self.hidden % self.heads:
-            raise ValueError(
-                f"discriminator.heads is {self.heads}, which does not divide discriminator.hidden {self.hidden}; give "
-                "a divisor of it"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"discriminator.dropout is {self.dropout}, but must lie in [0, 1)")
+        sizes = {"embedding": self.embedding, "layers": self.layers, "feedforward": self.feedforward}
+        check_sizes("discriminator", self.hidden, self.heads, self.dropout, **sizes)
 
 
 class TransformerDiscriminator(
