@@ -355,14 +355,14 @@ def document(
     texts, places, numbers = [], [], []
     shifts = [0, *(s for k in range(1, transpose + 1) for s in (k, -k))]
     for file, tune in read.tunes:
+        if most is not None and len(texts) >= most:
+            break
         for number, phrase in enumerate(phrases(tune, config), 1):
             for shift in shifts:
                 if (moved := phrase.moved(shift)) is not None:
                     texts.append(" ".join(encoding.encode(moved)))
                     numbers.append(number)
                     places.append(f"{file}: phrase {number}" + (f", moved by {shift:+} semitones" if shift else ""))
-            if most is not None and len(texts) >= most:
-                break
     if not texts:
         raise ValueError(f"{path}: no phrase in its {name} tunes; lower --data.music.bars or --data.music.tokens")
     skipped = {reason: len(found) for reason, found in read.left_out.items()}
