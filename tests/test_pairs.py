@@ -9,6 +9,7 @@ import torch
 
 from seqforge import corpora, dialogues
 from seqforge.corpora import DataConfig
+from seqforge.data.readers import dialogue
 from seqforge.data.readers.dialogue import Dialogues, read_dialogues
 from seqforge.pairs import Pair, normalised, pairs_of, source_ids, split_by_group
 
@@ -48,6 +49,21 @@ def test_parallel_files(tmp_path):
     written(tmp_path, "a.trg", "Hello.\n")
     with pytest.raises(ValueError, match=r"a.src: 2 lines, but .*a.trg has 1"):
         read_dialogues(path)
+
+
+def test_what_is_not_said_by_anyone_and_how_much_is_read(tmp_path, monkeypatch):
+    """A system message is no turn; .tgt is a name for replies too; `most` dialogues and no more; YAML of any size."""
+    first = {"messages": [{"role": r, "content": c} for r, c in (("system", "Be kind."), ("user", "Hi"), ("a", "Yo"))]}
+    path = written(tmp_path, "a.jsonl", "\n".join([json.dumps(first), *map(messages, TALK)]))
+    assert read_dialogues(path).turns == [["Hi", "Yo"], *TALK]
+    assert read_dialogues(path, most=2).turns == [["Hi", "Yo"], TALK[0]]
+    path = written(tmp_path, "b.src", "Hi!\n")
+    written(tmp_path, "b.tgt", "Hello.\n")
+    assert read_dialogues(path).turns == [["Hi!", "Hello."]]
+    monkeypatch.setattr(dialogue, "OVERLONG", 1)
+    assert read_dialogues(written(tmp_path, "c.yaml", "- [Bye, See you]".ljust(64))).turns == TALK[1:]
+    with pytest.raises(ValueError, match=r"c.yaml: 70 bytes of YAML; write it as JSON lines"):
+        read_dialogues(written(tmp_path, "c.yaml", "- [Bye, See you]".ljust(70)))
 
 
 def test_labels(tmp_path):
@@ -176,6 +192,27 @@ def test_long_sources_lose_their_oldest_tokens(tmp_path):
         corpora.load(config_of(tmp_path, many(), max_source=5, overlong="stop"))
 
 
+def test_the_vocabulary_is_that_of_the_training_set_and_as_it_was_asked_for(tmp_path):
+    held = written(tmp_path, "held.jsonl", messages(["Never seen", "elsewhere"]))
+    words = {"tokenizer": "word", "vocab_size": None, "test": held}
+    found = {}
+    for more in ({}, {"lowercase": True}, {"min_frequency": 6}):
+        found[str(more)] = corpora.load(config_of(tmp_path, many(), **words, **more)).tokenizer.get_vocab().keys()
+    plain, lower, rare = found.values()
+    assert {"What", "what", "is", "answer"} < plain
+    assert not {"Never", "seen", "elsewhere"} & plain
+    assert plain - lower == {"What"}
+    assert "answer" in rare
+    assert not any(word.isdigit() for word in rare)
+
+
+def test_a_source_is_no_longer_than_256_tokens_by_itself(tmp_path):
+    lines = [*many(), messages([f"{'so ' * 400}it is", "yes"])]
+    with pytest.warns(UserWarning, match="longer than 256 tokens and lose their oldest"):
+        corpus = corpora.load(config_of(tmp_path, lines, tokenizer="word", vocab_size=None, valid_size=1, test_size=1))
+    assert corpus.train.source.ids.shape[1] == 256
+
+
 def test_what_stops_at_long_sources_does_so_at_once_not_when_the_run_is_resumed(tmp_path):
     """A held-out source longer than any to train on was cut, though `stop` was asked for; the stored configuration,
     which names the length, then refused the same data.
@@ -271,6 +308,15 @@ def test_answers_depend_on_earlier_turns_that_a_short_history_does_not_hold():
                 answers.setdefault(source, Counter())[reply] += 1
         found[history] = max(map(len, answers.values()))
     assert found == {1: 5, 4: 1}
+
+
+def test_the_worlds_three_sets_are_drawn_apart():
+    sizes = {"train_size": 60, "valid_size": 60, "test_size": 60}
+    said = []
+    for seed in (0, 1):
+        corpus = corpora.load(DataConfig(source="dialogues", condition="turns", seed=seed, **sizes))
+        said += [corpus.before[name] for name in ("train", "valid", "test")]
+    assert not any(a == b for i, a in enumerate(said) for b in said[:i])
 
 
 def test_source_ids_end_every_turn():
