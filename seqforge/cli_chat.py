@@ -12,7 +12,7 @@ import torch
 
 from seqforge.chat import Answering, Decode, Speaker
 from seqforge.data.readers.document import Flaw
-from seqforge.data.readers.files import check_file, decoded, raw_lines
+from seqforge.data.readers.files import BOM, decoded
 from seqforge.options import Parser
 
 HELP = "/temperature X, /regenerate, /compare RUN (or pretrained, or off), /save FILE, /quit"
@@ -34,6 +34,8 @@ def chat_(argv: list[str]) -> int:
         raise ValueError(f"--decode is {args.decode!r}, but must be one of: {', '.join(get_args(Decode))}")
     if args.beams < 1:
         raise ValueError(f"--beams is {args.beams}, but must be at least 1")
+    if not -(2**63) <= args.seed < 2**63:
+        raise ValueError(f"--seed is {args.seed}, but must lie between -2^63 and 2^63 - 1")
     how = Answering(args.decode, _temperature(args.temperature), args.beams)
     talk = Talk(args.run, [Speaker.of(args.run, args.checkpoint)], how, torch.Generator().manual_seed(args.seed))
     if args.compare:
@@ -149,8 +151,7 @@ def respond(talk: Talk, line: str) -> None:
 
 def answer_file(talk: Talk, path: Path) -> int:
     """Each line by itself: prompt, tab, the replies with tabs between. Raises ValueError naming a bad line."""
-    check_file(str(path))
-    for number, raw in raw_lines(str(path)):
+    for number, raw in enumerate(path.read_bytes().removeprefix(BOM).splitlines(), 1):  # of bytes: at \n, \r alone
         talk.turns = []
         try:
             if not (said := decoded(raw).strip()):

@@ -74,11 +74,12 @@ def test_prompts_are_lines_and_columns_whatever_stands_in_them(run, tmp_path, ca
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--prompts", "no.txt"], "no.txt: no such file"),
-        (["--prompts", "."], ".: is a folder"),
+        (["--prompts", "no.txt"], "no.txt: No such file"),
+        (["--prompts", "."], ".: Is a directory"),
         (["--compare", "nix"], "nix: not a run folder"),
         (["--decode", "best"], "--decode is 'best'"),
         (["--beams", "0"], "--beams is 0"),
+        (["--seed", "9" * 20], "--seed is 99999999999999999999, but must lie between"),
         (["--temperature", "0"], "above 0"),
     ],
 )
