@@ -11,13 +11,14 @@ from seqforge import judge as fresh
 from seqforge.corpora import DataConfig
 from seqforge.data.corpus import Split
 from seqforge.evaluate import EvaluateConfig
+from seqforge.likelihood import log_probs
 from seqforge.methods import dialogue
 from seqforge.methods.dialogue import DialogueConfig
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.transformer import TransformerConfig
 from seqforge.models.transformer_discriminator import TransformerDiscriminatorConfig
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import log_probs, mask_of
+from seqforge.sampling import mask_of
 
 SIZES = {"embedding": 8, "hidden": 8, "heads": 2}
 BASE = {"generator": TransformerConfig(**SIZES), "discriminator": TransformerDiscriminatorConfig(**SIZES)}
