@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from seqforge import corpora, evaluate, options, scoring
+from seqforge import corpora, evaluate, options, scoring, worlds
 from seqforge.cli_runs import names_of, sink
 from seqforge.corpora import DataConfig
 from seqforge.data import fetch, inspect, music, published, tokens
@@ -53,8 +53,8 @@ def inspect_(argv: list[str]) -> int:
     values = parser.parse_args(argv).as_dict()
     as_json, source = values.pop("json"), values.pop("file")
     config = build(DataConfig, {**values, "source": source})
-    if source == "oracle":
-        raise ValueError("data inspect: an oracle's sequences are numbers without meaning; give a file, folder or demo")
+    if source in ("oracle", *worlds.NAMES):
+        raise ValueError(f"data inspect: {source} is drawn, not read; give a file, folder or demo")
     documents, corpus = corpora.documents_and_corpus(config)
     settings = {f"data.{k}": v for k, v in corpora.settings(config, documents, corpus).items()}
     found = inspect.facts(documents, corpora.texts_of(documents, config), corpus, settings)

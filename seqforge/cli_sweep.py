@@ -1,11 +1,21 @@
-"""seqforge sweep: variants of a recipe with several seeds, and their table."""
+"""seqforge sweep: variants of a recipe with several seeds, and their tables."""
 
 import argparse
+import json
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from seqforge import options, sweep
+import numpy as np
+
+from seqforge import options, seeds, sweep
+from seqforge.frontier import AXES
+from seqforge.report.figures import styled, write_png
+from seqforge.report.map import Field, map_figure
+from seqforge.report.page import write_whole
+from seqforge.sweep import Held, Trial
 from seqforge.tables import COMPARED, out
 
 SHOWN = [*COMPARED, "reverse_bleu4", "bleu5", "self_bleu5", "unique_sequences"]
@@ -19,32 +29,82 @@ class _Parser(argparse.ArgumentParser):
 
 
 def sweep_(argv: list[str]) -> int:
-    """Run variants of a recipe, several seeds each, and table them: seqforge sweep NAME --out DIR. Options that are not
-    its own go to every run. What has finished is kept: the same command goes on where it was cut off."""
+    """Run variants of a recipe, several seeds each, in every cell of a grid where there is one, and table them:
+    seqforge sweep NAME --out DIR. Options that are not its own go to every run. What has finished is kept: the same
+    command goes on where it was cut off."""
     parser = _Parser(prog="seqforge sweep", description=sweep_.__doc__, allow_abbrev=False)
     parser.add_argument("name", help=f"a shipped sweep ({', '.join(sweep.names())}) or a YAML file")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, of sweep.csv and sweep.md")
     parser.add_argument("--seeds", help="such as 1,2,3 (default: the sweep's)")
     parser.add_argument("--variants", help="some of the variants, by comma (default: all)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each run; 0: torch's choice")
+    parser.add_argument(
+        "--at-once", type=int, default=1, help="cells and seeds side by side, one thread each; 0: as many as cores"
+    )
     args, more = parser.parse_known_args(argv)
     plan = sweep.read(args.name)
     try:
-        seeds = [int(s) for s in args.seeds.split(",")] if args.seeds else plan["seeds"]
+        chosen_seeds = [int(s) for s in args.seeds.split(",")] if args.seeds else plan["seeds"]
     except ValueError as e:
         raise ValueError(f"--seeds {args.seeds}: give numbers such as 1,2,3") from e
     chosen = args.variants.split(",") if args.variants else []
-    planned = sweep.trials(plan, args.out, seeds, chosen, more)
-    for trial in planned:
+    planned = sweep.trials(plan, args.out, chosen_seeds, chosen, more)
+    for trial in planned[: len(planned) // len(chosen_seeds)]:
         options.parse_train(trial.argv[0], trial.argv[1:])  # a wrong option is named before the first run
+    at_once = seeds.at_once(args.at_once, len(planned))
     args.out.mkdir(parents=True, exist_ok=True)
-    for at, trial in enumerate(planned, 1):
-        print(f"{at}/{len(planned)}  {trial.folder}", file=sys.stderr)
-        sweep.carry_out(trial, args.threads)
-        rows = sweep.table(planned[:at])
-        sweep.write(args.out, rows, sweep.markdown(rows, SHOWN))
+    done, begun = [t for t in planned if sweep.finished(t)], time.monotonic()
+    old = len(done)
+    print(f"{old} of {len(planned)} runs have finished", file=sys.stderr)
+    for trial in sweep.carry_out([t for t in planned if not sweep.finished(t)], args.threads, at_once):
+        done.append(trial)
+        left = (time.monotonic() - begun) / (len(done) - old) * (len(planned) - len(done))
+        print(f"{len(done)}/{len(planned)}  {trial.folder}  {left / 60:.0f} min left", file=sys.stderr)
+        if len(done) == len(planned) or not plan["grid"]:
+            _tell(args.out, plan, sorted(done, key=planned.index))
+    _tell(args.out, plan, sorted(done, key=planned.index))
     print((args.out / "sweep.md").read_text(), end="")
-    out.print(
-        f"± half the 95 % interval over seeds; all figures: {args.out / 'sweep.csv'}", markup=False, soft_wrap=True
-    )
+    note = f"± half the 95 % interval over seeds; all figures: {args.out / 'sweep.csv'}"
+    out.print(note, markup=False, soft_wrap=True)
     return 0
+
+
+def _tell(folder: Path, plan: dict[str, Any], done: Sequence[Trial]) -> None:
+    """The tables, and the map where a grid was held to a variant."""
+    rows, versus = sweep.table(done), plan["versus"]
+    held = sweep.verdicts(done, versus) if versus else []
+    text = sweep.verdict_table(held, versus) + "\n" if held else ""
+    sweep.write(folder, rows, text + sweep.markdown(rows, SHOWN), held)
+    if held and plan["grid"]:
+        with styled():
+            figure = _map(plan, held)
+            write_whole(folder / "map.png", lambda path: write_png(figure, path))
+
+
+def _map(plan: dict[str, Any], held: Sequence[Held]):
+    """Rows: the values of the grid's first axis; columns: the combinations of the others."""
+    rows = list(dict.fromkeys(h.cell[0] for h in held))
+    columns = list(dict.fromkeys(h.cell[1:] for h in held))
+    fields, frontier = [], None
+    for variant in dict.fromkeys(h.variant for h in held):
+        gap = np.full((len(rows), len(columns)), np.nan)
+        words = [["" for _ in columns] for _ in rows]
+        for h in held:
+            if h.variant == variant and h.judgement is not None:
+                r, c = rows.index(h.cell[0]), columns.index(h.cell[1:])
+                gap[r, c], words[r][c], frontier = h.judgement.gap, h.judgement.word, h.judgement.frontier
+        fields.append(Field(variant, gap, words))
+    unit = AXES[frontier].unit if frontier else ""
+    return map_figure(fields, rows, [" ".join(c) for c in columns], plan["versus"], unit)
+
+
+def _commands() -> int:
+    """What one process of a sweep does: the command lines on its standard input, a JSON list, until one fails."""
+    from seqforge.cli import main  # which imports this module
+
+    codes = (main(command) for command in json.load(sys.stdin))
+    return next((code for code in codes if code), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(_commands())

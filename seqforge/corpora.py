@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from seqforge import dialogues, pairs
+from seqforge import dialogues, pairs, worlds
 from seqforge.data import fetch, midi, music, tokens
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.data.music import MusicConfig
@@ -22,7 +22,7 @@ from seqforge.oracles import load_oracle, oracle_corpus, seeded_oracle
 
 MOST_IDS = 1_000_000  # a stray number must not size the tables
 MOST_TYPES = 20_000  # of a vocabulary whose size is not given (ScratchGAN's)
-WORLDS = ("oracle", "demo", "dialogues")  # sources that are no paths
+WORLDS = ("oracle", "demo", "dialogues", *worlds.NAMES)  # sources that are no paths
 FEW = 500  # training sequences below which a warning says so
 ENOUGH_FOR_UNKNOWN = 20_000  # words from which types seen once become the unknown token, so that it is learned at all
 
@@ -34,7 +34,8 @@ class DataConfig:
     Args:
         source: a file of your own (text, JSON, JSONL, CSV, Parquet, token ids; .gz of each), a folder with train, valid
             and test files, a folder of MIDI files, hf:DATASET, the name of a published corpus (`seqforge data get`),
-            "demo" (sentences of a grammar that ships), or "oracle" (synthetic benchmark)
+            "demo" (sentences of a grammar that ships), "oracle" (synthetic benchmark), or "agreement", "copying" or
+            "brackets" (synthetic worlds with one constraint each)
         format: how the file is read; auto finds it from content and name
         column: field or column that holds the text; by default the usual names
         on_error: skip leaves out what cannot be read, and counts it; auto stops there, but skips files of a MIDI folder
@@ -51,10 +52,11 @@ class DataConfig:
         max_length: tokens of the longest sequence, end token included; by default that of the text, an oracle's 20
         overlong: longer sequences stop the reading, are cut, or are left out; auto cuts where max_length is not given
         oracle_file: the authors' oracle parameters (target_params_py3.pkl), in place of a seeded oracle
-        oracle_seed: seed of the oracle's own parameters where no file is given
+        oracle_seed: seed of the oracle's own parameters where no file is given, and of the fillers of agreement
         oracle_embedding: embedding width of a seeded oracle (SeqGAN: 32)
         oracle_hidden: LSTM width of a seeded oracle (SeqGAN: 32)
-        train_size: sequences drawn from an oracle or the demo grammar to train on (SeqGAN: 9,984)
+        reach: of agreement, copying and brackets: how far, how long or how deep the constraint goes (tokens)
+        train_size: sequences drawn from an oracle, a world or the demo grammar to train on (SeqGAN: 9,984)
         valid_size: sequences for early stopping; of a file, drawn from it by data.seed, at most a tenth
         test_size: sequences for the figures; of a file, drawn from it by data.seed, at most a tenth
         condition: what each sequence answers: none; turns: those before it in a dialogue; label: the `label` beside its
@@ -85,6 +87,7 @@ class DataConfig:
     oracle_seed: int = 0
     oracle_embedding: int = 32
     oracle_hidden: int = 32
+    reach: int = 4
     train_size: int = 9984
     valid_size: int = 2048
     test_size: int = 9984
@@ -96,7 +99,7 @@ class DataConfig:
 
     def __post_init__(self):
         least = {"max_length": 1, "vocab_size": 1, "train_size": 1, "valid_size": 1, "test_size": 1, "limit": 0}
-        for name, low in {**least, "min_frequency": 1, "history": 1, "max_source": 2}.items():
+        for name, low in {**least, "reach": 1, "min_frequency": 1, "history": 1, "max_source": 2}.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"data.{name} is {value}, but must be at least {low}")
@@ -117,13 +120,15 @@ class DataConfig:
 def load(config: DataConfig) -> Corpus:
     """The corpus that a configuration names. Raises ValueError naming the value and the remedy."""
     if config.condition != "none":
-        if config.source in ("oracle", "demo"):
+        if config.source in ("oracle", "demo", *worlds.NAMES):
             raise ValueError(
                 f"--data {config.source} has no dialogues; give a file of yours, or `dialogues`, a world that ships"
             )
         return dialogues.load(config) if config.source == "dialogues" else pairs.load(find_files(config), config)
     if config.source == "dialogues":
         raise ValueError("--data dialogues holds replies to turns; `seqforge train dialogue` reads it")
+    if config.source in worlds.NAMES:
+        return _world(config)
     return _oracle(config) if config.source == "oracle" else documents_and_corpus(config)[1]
 
 
@@ -142,7 +147,7 @@ def documents_and_corpus(config: DataConfig) -> tuple[dict[str, Document], Corpu
 
 def effective(config: DataConfig, corpus: Corpus) -> DataConfig:
     """The configuration with what was found in the data: it gives the same corpus again."""
-    if config.source == "oracle":
+    if corpus.oracle is not None:
         return dataclasses.replace(config, max_length=corpus.max_length, vocab_size=corpus.vocab_size)
     overlong = "truncate" if config.overlong == "auto" and config.max_length is None else config.overlong
     if corpus.music is not None:
@@ -224,6 +229,11 @@ def _oracle(config: DataConfig) -> Corpus:
         )
     sizes = (config.train_size, config.valid_size, config.test_size)
     return oracle_corpus(oracle, sizes, config.max_length or 20, config.seed)
+
+
+def _world(config: DataConfig) -> Corpus:
+    world = worlds.World(config.source, config.reach, config.vocab_size, config.max_length, config.oracle_seed)
+    return worlds.world_corpus(world, (config.train_size, config.valid_size, config.test_size), config.seed)
 
 
 def _demo(config: DataConfig) -> tuple[dict[str, Document], Corpus]:

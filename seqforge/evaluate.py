@@ -23,7 +23,7 @@ from seqforge.frontier import heat
 from seqforge.grammars import Grammar
 from seqforge.methods import mle
 from seqforge.metrics import nll, points, replies
-from seqforge.metrics.grammar import judged
+from seqforge.metrics.grammar import judged, share_grammatical
 from seqforge.metrics.lm3 import TrigramModel
 from seqforge.metrics.ngrams import References
 from seqforge.metrics.score import Score
@@ -32,7 +32,9 @@ from seqforge.models.hierarchical import HierarchicalGenerator
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.models.skip_lstm import SkipLSTMGenerator
 from seqforge.models.transformer import TransformerGenerator
+from seqforge.sampling import Samples
 from seqforge.scoring import known_metrics
+from seqforge.worlds import World
 
 SEED = 20170204  # of the evaluation's samples: one for all runs, so that their noise is shared
 
@@ -138,7 +140,7 @@ def sweep(
     text = None if corpus.oracle is not None else _text_points(corpus, config)
     for t, test in zip(config.temperatures, tests, strict=True):
         scores, drawn = nll.all_nll(generator, corpus, config.samples, config.seed, t, test, drawn_scores)
-        found += scores
+        found += scores + world_scores(corpus, drawn, config.seed, t)
         if text is not None:
             samples = Split(drawn.ids, drawn.lengths, nll.asked(corpus, config.samples))
             scores = text_scores(samples, corpus, config, t, novel=True)
@@ -212,6 +214,14 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
     return found
 
 
+def world_scores(corpus: Corpus, drawn: Samples, seed: int, temperature: float) -> list[Score]:
+    """Where the rule of the world is known: the share of samples that keep it, the world's own noise aside."""
+    if not isinstance(corpus.oracle, World):
+        return []
+    facts = {"temp": temperature, "seed": seed, "data": corpus.source}
+    return [share_grammatical(corpus.oracle.well_formed(drawn.ids).cpu().numpy(), facts, temperature, seed)]
+
+
 def reply_scores(
     samples: Split, corpus: Corpus, facts: dict[str, object], temperature: float, seed: int
 ) -> list[Score]:
@@ -278,7 +288,8 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
         return [{"name": name, "scores": [s.as_dict() for s in scores]}] if scores else []
     if not (isinstance(corpus.oracle, Generator) and isinstance(corpus.oracle, nn.Module)):
         return []
-    scores, _ = nll.all_nll(corpus.oracle, corpus, config.samples, config.seed)
+    scores, drawn = nll.all_nll(corpus.oracle, corpus, config.samples, config.seed)
+    scores += world_scores(corpus, drawn, config.seed, 1.0)
     return [{"name": "the oracle itself", "scores": [s.as_dict() for s in scores]}]
 
 

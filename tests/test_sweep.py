@@ -9,7 +9,8 @@ import yaml
 
 from seqforge import options, sweep
 from seqforge.cli import main
-from seqforge.recipes import read as read_recipe
+from seqforge.frontier import gap_over_range
+from seqforge.verdict import Judgement
 
 SWEEP = {
     "recipe": "scratchgan-tiny",
@@ -57,10 +58,10 @@ def test_a_run_that_was_cut_off_is_resumed(plan, tmp_path, monkeypatch):
     trial.folder.mkdir(parents=True)
     (trial.folder / "config.yaml").write_text("{}")
     seen = []
-    monkeypatch.setattr(sweep.subprocess, "run", lambda command, **_: seen.append(command) or Ended(1))
-    with pytest.raises(ValueError, match="resume ended with 1; the same sweep again"):
-        sweep.carry_out(trial, 0)
-    assert seen[0][-2:] == ["resume", str(trial.folder)]
+    monkeypatch.setattr(sweep.subprocess, "run", lambda _, input, **__: seen.append(json.loads(input)) or Ended(1))
+    with pytest.raises(ValueError, match="end-1: ended with 1; the same sweep again"):
+        list(sweep.carry_out([trial], 0))
+    assert seen == [[["resume", str(trial.folder)]]]
 
 
 class Ended:
@@ -76,6 +77,10 @@ class Ended:
         ({"variants": {"a": [1]}}, "'a'"),
         ({"colour": 1}, "unknown key colour"),
         ({"recipe": "scratchgan-tinny"}, "did you mean scratchgan-tiny"),
+        ({"versus": "nobody"}, "versus is 'nobody'"),
+        ({"variants": {"a": {"from": "b"}}}, "from 'b'"),
+        ({"grid": {"size": [1]}}, "grid axis 'size'"),
+        ({"grid": {"size": {"a/b": {}}}}, "'a/b'"),
     ],
 )
 def test_a_sweep_that_makes_no_sense_is_refused(change, named, tmp_path, capsys):
@@ -101,6 +106,91 @@ def test_what_is_not_there_is_named(plan, tmp_path, capsys):
 def test_every_variant_that_ships_is_one_the_method_takes(name, tmp_path):
     plan = sweep.read(name)
     assert plan["purpose"]
-    method = read_recipe(plan["recipe"])["method"]
-    for trial in sweep.trials(plan, tmp_path, [1], [], []):
-        options.parse_train(method, trial.argv[1:])
+    planned = sweep.trials(plan, tmp_path, [1], [], [])
+    for trial in [*planned[: len(plan["variants"])], *planned[-len(plan["variants"]) :]]:
+        options.parse_train(trial.argv[0], trial.argv[1:])
+
+
+GRID = {
+    "versus": "mle",
+    "seeds": [1, 2],
+    "options": {
+        "data": {"source": "copying", "reach": 1, "valid_size": 50, "test_size": 200, "max_length": 6, "vocab_size": 6},
+        "generator": {"embedding": 4, "hidden": 4, "dropout": 0.0},
+        "evaluate": {"samples": 200, "temperatures": [1.0, 0.7]},
+    },
+    "grid": {"amount": {"few": {"data": {"train_size": 60}}, "many": {"data": {"train_size": 120}}}},
+    "variants": {
+        "mle": {"recipe": "worlds-mle", "mle": {"epochs": 4}},
+        "again": {"recipe": "worlds-seqgan", "from": "mle", "rounds": 0, "d_pretrain": 0},
+        "broken": {"recipe": "worlds-mle", "mle": {"epochs": 1, "lr": 1e-9}},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory) -> Path:
+    """A sweep over a grid: one variant is the one it is held to, one has learned nothing."""
+    folder = tmp_path_factory.mktemp("grid")
+    (folder / "grid.yaml").write_text(yaml.safe_dump(GRID, sort_keys=False))
+    assert main(["sweep", str(folder / "grid.yaml"), "--out", str(folder / "out"), "--at-once", "2"]) == 0
+    return folder
+
+
+def test_every_cell_of_a_grid_is_held_to_one_variant(grid):
+    out = grid / "out"
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["few", "many"]
+    assert sorted(p.name for p in (out / "few").iterdir()) == sorted(
+        f"{v}-{s}" for v in GRID["variants"] for s in (1, 2)
+    )
+    for amount, size in (("few", 60), ("many", 120)):
+        config = yaml.safe_load((out / amount / "again-2" / "config.yaml").read_text())
+        assert (config["data"]["train_size"], config["seed"], config["rounds"]) == (size, 2, 0)
+        assert config["from"] == str((out / amount / "mle-2").resolve())
+    with (out / "verdicts.csv").open() as f:
+        rows = {(r["cell"], r["variant"]): r for r in csv.DictReader(f)}
+    assert rows.keys() == {(c, v) for c in ("few", "many") for v in ("again", "broken")}
+    for cell in ("few", "many"):
+        assert rows[cell, "again"]["word"] == "ties with"  # the very same generator
+        assert float(rows[cell, "again"]["gap"]) == pytest.approx(0, abs=1e-9)
+        assert (rows[cell, "again"]["seeds"], rows[cell, "again"]["by"]) == ("2", "seeds")
+        assert rows[cell, "broken"]["word"] in ("", "loses to")  # its NLL_test may be out of the other's reach
+    text = (out / "sweep.md").read_text()
+    assert "| held to mle | again | broken |" in text
+    assert "| few | ties: +0.000 ± 0.000 |" in text or "| few | ties: -0.000 ± 0.000 |" in text
+    assert (out / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_gap_of_a_cell_is_the_mean_over_its_seeds(grid):
+    planned = sweep.trials(sweep.read(str(grid / "grid.yaml")), grid / "out", [1, 2], [], [])
+    done = [t for t in planned if t.variant in ("again", "broken")]
+    held = {(h.cell, h.variant): h for h in sweep.verdicts(done, "broken")}
+    for cell in (("few",), ("many",)):
+        gaps = []
+        for seed in (1, 2):
+            mine, theirs = (
+                sweep.final_scores(next(t for t in done if (t.cell, t.variant, t.seed) == (cell, v, seed)))
+                for v in ("again", "broken")
+            )
+            gaps.append(gap_over_range(mine, theirs))
+        found, told = held[cell, "again"], [g for g in gaps if g is not None]
+        assert found.shared == len(told)
+        if told:
+            assert found.judgement.gap == pytest.approx(sum(told) / len(told))
+
+
+def test_a_grid_goes_on_cell_by_cell(grid, monkeypatch):
+    seen = []
+    plan = sweep.read(str(grid / "grid.yaml"))
+    planned = sweep.trials(plan, grid / "out", [1, 2, 3], [], [])
+    monkeypatch.setattr(sweep.subprocess, "run", lambda _, input, **__: seen.append(json.loads(input)) or Ended(0))
+    list(sweep.carry_out(planned, 1, at_once=2))
+    assert len(seen) == 2  # a process for the cell of either amount, with the seed that is new
+    assert all("--seed" in c and c[c.index("--seed") + 1] == "3" for job in seen for c in job)
+    assert [[Path(c[-1]).name for c in job] for job in seen] == [["mle-3", "again-3", "broken-3"]] * 2
+
+
+def test_told_without_a_shared_range_or_of_some_seeds():
+    judged = Judgement("oracle", "beats", -0.12, -0.15, -0.09, 1.0, 2.0, "seeds", 2)
+    assert sweep.told(sweep.Held(("a",), "x", judged, 2, 3)) == "beats: -0.120 ± 0.030 (2 of 3 seeds)"
+    assert sweep.told(sweep.Held(("a",), "x", None, 0, 3)) == "no range shared"

@@ -102,3 +102,10 @@ def ids_tokenizer(vocab_size: int, eos: str | None = None) -> Tokenizer:
     if eos is not None:
         tokenizer.add_special_tokens([eos])
     return tokenizer
+
+
+def words_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """Words between blanks, each with its place in the list as id; no other word ever comes."""
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    return tokenizer

@@ -25,8 +25,7 @@ def judged(
     """
     logp = judge.log_probs(samples)
     right = np.isfinite(logp)
-    spread = bootstrap.of_mean(right.astype(float), seed)
-    found = [scored("grammatical", right.mean(), spread, "", temperature, facts, n=len(samples), seed=seed)]
+    found = [share_grammatical(right, facts, temperature, seed)]
     if right.any():
         words = np.array([len(s) for s, ok in zip(samples, right, strict=True) if ok], dtype=float)
         spread, value = bootstrap.of_ratio(-logp[right], words, seed), -logp[right].sum() / words.sum()
@@ -34,3 +33,9 @@ def judged(
             scored("true_nll", value, spread, UNIT, temperature, facts, n=len(samples), of="grammatical", seed=seed)
         )
     return found
+
+
+def share_grammatical(right: np.ndarray, facts: dict[str, object], temperature: float | None, seed: int = 1) -> Score:
+    """grammatical: the share of samples (N,) that are right."""
+    spread = bootstrap.of_mean(right.astype(float), seed)
+    return scored("grammatical", right.mean(), spread, "", temperature, facts, n=len(right), seed=seed)

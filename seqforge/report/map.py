@@ -1,0 +1,47 @@
+"""The map of a sweep: for each variant a field of cells, coloured by its gap, marked by its verdict."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+MARKS = {"beats": "✓", "ties with": "=", "loses to": "✗"}
+
+
+class Field(NamedTuple):
+    """One variant: gap (R,C), nan where there is none; words (R,C): the verdicts, "" where there is none."""
+
+    variant: str
+    gap: np.ndarray
+    words: list[list[str]]
+
+
+def map_figure(fields: Sequence[Field], rows: Sequence[str], columns: Sequence[str], versus: str, unit: str) -> Figure:
+    """Fields side by side; blue is better than `versus`, red worse, all on one scale that leaves out the outermost
+    tenth of the gaps.
+    """
+    size = (1.6 + 1.05 * len(columns) * len(fields), 1.5 + 0.42 * len(rows))
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine())
+    gaps = np.abs(np.concatenate([f.gap.ravel() for f in fields]))
+    known = gaps[np.isfinite(gaps)]
+    most = max(float(np.quantile(known, 0.9)), 1e-3) if len(known) else 1.0
+    axes = np.atleast_1d(figure.subplots(1, len(fields), sharey=True))
+    image = None
+    for ax, field in zip(axes, fields, strict=True):
+        image = ax.imshow(field.gap, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
+        ax.set_facecolor("#dddddd")
+        ax.set_title(field.variant)
+        ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
+        ax.set_yticks(range(len(rows)), rows, fontsize=8)
+        for (r, c), gap in np.ndenumerate(field.gap):
+            mark = MARKS.get(field.words[r][c], "")
+            text = "no range" if np.isnan(gap) else f"{mark} {gap:+.2f}"
+            dark = np.isfinite(gap) and abs(gap) > 0.6 * most
+            ax.text(c, r, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    label = f"gap to {versus} at equal diversity{', ' + unit if unit else ''}; below 0 is better"
+    if image is not None:
+        figure.colorbar(image, ax=list(axes), label=label, shrink=0.9)
+    figure.suptitle("✓ beats, = ties with, ✗ loses to " + versus, fontsize=9)
+    return figure
