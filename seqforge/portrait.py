@@ -17,8 +17,8 @@ DISTRIBUTIONS, NEAREST = "distributions.json", "nearest.json"
 MOST_TOKENS = 5_000_000  # of the training text that is looked at: a minute for the largest, not an hour
 SHOWN = 6  # samples at each temperature
 TEMPERATURES = 4
-LEAST_COPIED = {"char": 10}  # tokens of a span that is marked; of all others, where a token is a word or more, 3
-WORDS_COPIED = 3
+LEAST_COPIED = {"char": 10, "bpe": 4}  # tokens of a span that is marked, by the tokenizer
+WORDS_COPIED, NOTES_COPIED = 3, 8  # of all others, and of music: less than that all tunes share
 Drawn = Mapping[str, Mapping[float, Split]]  # generator -> temperature -> its samples
 
 
@@ -61,7 +61,8 @@ def beside_training(drawn: Drawn, corpus: Corpus, seed: int) -> dict[str, Any]:
     """
     training, words = some_training(corpus), tuple(scoring.vocabulary(corpus))
     known = scoring.texts_of(training, corpus.eos_id, words)
-    source, least = corpus.test.source, LEAST_COPIED.get(corpus.kind, WORDS_COPIED)
+    usual = WORDS_COPIED if corpus.music is None else NOTES_COPIED
+    source, least = corpus.test.source, LEAST_COPIED.get(corpus.kind, usual)
     generators = []
     for name, by in drawn.items():
         few = {t: scoring.texts_of(by[t][slice(SHOWN)], corpus.eos_id, words) for t in chosen(list(by))}

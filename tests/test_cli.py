@@ -384,6 +384,18 @@ def test_report_writes_a_page(run, capsys):
     assert printed(["report", str(run)], capsys).strip() == str(run / "report.html")
 
 
+def test_the_report_of_a_finished_run_lacks_nothing_and_is_small(run, capsys):
+    printed(["report", str(run), "--out", "page.html"], capsys)
+    page = Path("page.html").read_text()
+    assert len(page) < 3_000_000
+    assert "Not in this report" not in page
+    for part in ("frontier", "scores", "curves", "discriminator", "distributions", "samples", "ran"):
+        assert f'<h2 id="{part}">' in page
+    assert "peak memory of the process" in page
+    pictures = printed(["report", str(run), "--png", "pictures"], capsys).split()
+    assert len(pictures) == page.count("<svg") == page.count("<figure>")
+
+
 def test_resume_of_a_finished_run_changes_nothing(run, capsys):
     before = tree(run)
     assert "has finished" in printed(["resume", str(run)], capsys)

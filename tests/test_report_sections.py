@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from seqforge import __version__
 from seqforge.cli import main
 from seqforge.frontier import AXES
 from seqforge.report import build, build_many, pictures_png
+from seqforge.report.curves import read_curves
+from seqforge.report.discriminator import WITHOUT
 from seqforge.report.frontier import frontier_lines
 from seqforge.report.learning import GROUPS, levels
 from seqforge.report.neighbours import WIDEST, pieces
+from seqforge.training import METHODS
 
 
 @pytest.fixture
@@ -68,6 +72,11 @@ def test_a_method_without_a_discriminator_is_named(run):
     configure(run, method="cot")
     assert "a discriminator: cot has none (its mediator is a language model)" in missing(run)
     assert 'id="discriminator"' not in (run / "report.html").read_text()
+
+
+def test_the_methods_named_as_without_one_are_those_whose_options_have_none():
+    has = {name for name, (config, *_) in METHODS.items() if "discriminator" in {f.name for f in fields(config)}}
+    assert METHODS.keys() - has == WITHOUT.keys()
 
 
 def test_a_control_that_never_trained_it_is_told(run):
@@ -212,8 +221,6 @@ def test_curves_are_grouped_and_nothing_is_lost(run):
 
 
 def test_a_loss_is_held_to_a_coin_only_where_it_is_that_loss(run):
-    from seqforge.report.curves import read_curves
-
     curves, _ = read_curves([record(0, "a", "train", d_loss=0.7, d_accuracy=0.5, entropy=2.0)])
     found = {c.name: levels(c, curves, {}) for c in curves}
     assert found["d_loss"] == {"a coin": pytest.approx(0.6931, abs=1e-4)}
@@ -291,6 +298,11 @@ def test_seeds_share_a_page_with_their_frontier_and_each_its_curves(tmp_path):
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert "nll_oracle 8.790 ± 0.000" in page.text
+    (against,) = [i for i, word in enumerate(page.words) if word == "its pre-trained"]
+    gap = page.words[against + 1 :]
+    assert float(re.match(r"−([\d.]+) ± 0.000", next(w for w in gap if "±" in w))[1]) > 0.2  # 0.31 as they are
+    assert "0, the one less" not in page.text
+    assert "NLL_oracle at equal NLL_test, the one less the other; below 0 the one is better" in page.text
 
 
 def test_runs_of_different_data_are_shown_one_by_one_and_the_reason_is_told(tmp_path):

@@ -38,10 +38,10 @@ class Judged:
             raise ValueError(
                 f"p {p.shape}, counted {counted.shape}, real {real.shape} with {real.sum()} real; pass both"
             )
-        part = np.minimum((p * BINS).astype(np.int64), BINS - 1)
-        inside = (part[..., None] == np.arange(BINS)) & counted[..., None]  # (N,K,BINS)
-        right = (((p > 0.5) == real[:, None]) & counted).sum(1)
-        return cls(real, inside.sum(1), (inside * p[..., None]).sum(1), right)
+        part = np.where(counted, np.minimum((p * BINS).astype(np.int64), BINS - 1), -1)
+        count = np.stack([(part == b).sum(1) for b in range(BINS)], 1)
+        total = np.stack([(p * (part == b)).sum(1) for b in range(BINS)], 1)
+        return cls(real, count, total, (((p > 0.5) == real[:, None]) & counted).sum(1))
 
     def accuracy(self, weights: np.ndarray) -> float:
         """Share told apart at one half, each side counting half; weights (N,): how often each sequence counts."""

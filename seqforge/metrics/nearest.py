@@ -21,11 +21,11 @@ def nearest(samples: Texts, training: Texts) -> list[tuple[int, float]]:
         raise ValueError("no training sequence; there is nothing to be like")
     n, table = len(samples), gram_table(joined(samples, training))
     real = table[np.arange(n, n + len(training))]
-    sizes = np.diff(real.indptr)
+    sizes, starts, places = np.diff(real.indptr), np.asarray(table.indptr), np.asarray(table.indices)
     found = []
     for row in range(n):
         mine = np.zeros(table.shape[1])
-        mine[table.indices[table.indptr[row] : table.indptr[row + 1]]] = 1
+        mine[places[starts[row] : starts[row + 1]]] = 1
         common = real @ mine
         like = common / np.maximum(sizes + mine.sum() - common, 1)
         found.append((int(like.argmax()), float(like.max())))

@@ -41,7 +41,7 @@ def ngram_profile(sets: Sets, training: Texts, facts: Mapping[str, object], seed
     the scores known and covered.
     """
     names, every = list(sets), training
-    for texts in reversed(sets.values()):
+    for texts in reversed(list(sets.values())):
         every = joined(texts, every)
     ends = np.cumsum([0, *(len(t) for t in sets.values())])
     own = {"refs": len(training), "refset": training.digest()}

@@ -1,6 +1,7 @@
 """scores.json -> quality over diversity: a picture for each frontier that the scores have, a curve a generator."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,8 @@ Y_LABELS = {
     "lm3": "LM score (nats per token): lower is better",
     "bleu4": "BLEU-4: higher is better",
 }
+LEGEND_ROW = 0.2  # inches
+MOST_NAMED = 3  # curves whose temperatures are written beside their points; of more they would cover each other
 FRONTIERS = "NLL_oracle or grammatical over NLL_test, LM over reverse LM score, BLEU over Self-BLEU"
 
 
@@ -43,6 +46,11 @@ class Line:
     name: str
     points: list[Point]  # by temperature
     signatures: tuple[str, ...] = ()  # at temperature 1
+    series: str = ""  # lines of one look alike, such as the seeds of one method; by default each is its own
+
+    @property
+    def kind(self) -> str:
+        return self.series or self.name
 
 
 def section(folder: Folder) -> Found:
@@ -124,8 +132,19 @@ def frontier_picture(axes: Axes, lines: list[Line], name: str) -> Picture:
         table=frontier_table(axes, lines),
         notes=("Bars are ± one standard error. Signatures are those at temperature 1.",),
         signatures=tuple(dict.fromkeys(s for line in lines for s in line.signatures)),
-        size=(4.7, 3.9),
+        size=(4.7, 3.7 + LEGEND_ROW * legend_rows(legend(lines))),
     )
+
+
+def legend(lines: list[Line]) -> dict[str, str]:
+    """Series -> what the legend calls it."""
+    many = Counter(line.kind for line in lines)
+    return {kind: kind if n == 1 else f"{kind} ({n} runs)" for kind, n in many.items()}
+
+
+def legend_rows(names: dict[str, str]) -> int:
+    """A row where they are short, else a row each."""
+    return 1 if sum(map(len, names.values())) < 45 and len(names) < 4 else len(names)
 
 
 def described(line: Line) -> str:
@@ -149,25 +168,32 @@ def frontier_table(axes: Axes, lines: list[Line]) -> Table:
 
 
 def draw_frontier(kind: Axes, lines: list[Line], figure: Figure, palette: Palette) -> None:
-    axes = figure.add_axes((0.14, 0.13, 0.82, 0.75))
+    height = figure.get_figheight()
+    axes = figure.add_axes((0.14, 0.51 / height, 0.82, 2.93 / height))
     dress(axes, palette)
     axes.grid(axis="x", color=palette.grid, linewidth=0.7)
     axes.xaxis.set_major_formatter(axes.yaxis.get_major_formatter())
+    names = legend(lines)
+    places = {kind: at for at, kind in enumerate(names)}
     for at, line in enumerate(lines):
-        draw_line(axes, line, palette.series[at % len(palette.series)], MARKERS[at % len(MARKERS)])
+        first = line.kind not in {before.kind for before in lines[:at]}
+        draw_line(axes, line, places[line.kind], names[line.kind] if first else None, palette)
     axes.margins(0.1)
     axes.locator_params(nbins=7)
-    for at, line in enumerate(lines):
-        label_temperatures(axes, line, palette.series[at % len(palette.series)])
+    for line in lines if len(lines) <= MOST_NAMED else ():
+        label_temperatures(axes, line, palette.series[places[line.kind] % len(palette.series)])
     axes.set_xlabel(X_LABELS[kind.diversity], color=palette.ink)
     axes.set_ylabel(Y_LABELS[kind.quality], color=palette.ink)
-    name_series(axes, palette, 3 if sum(len(line.name) for line in lines) < 45 else 1)
+    name_series(axes, palette, 3 if legend_rows(names) == 1 else 1)
 
 
-def draw_line(axes: Plot, line: Line, color: str, marker: str) -> None:
+def draw_line(axes: Plot, line: Line, at: int, label: str | None, palette: Palette) -> None:
+    """In the colour and with the marker of series `at`; a sixth series has the first's colour and another marker."""
+    color = palette.series[at % len(palette.series)]
+    marker = MARKERS[(at + at // len(palette.series)) % len(MARKERS)]
     x, y = [p.x for p in line.points], [p.y for p in line.points]
     xerr, yerr = [p.x_error or 0 for p in line.points], [p.y_error or 0 for p in line.points]
-    axes.errorbar(x, y, yerr, xerr, color=color, marker=marker, markersize=5, elinewidth=0.9, label=line.name)
+    axes.errorbar(x, y, yerr, xerr, color=color, marker=marker, markersize=5, elinewidth=0.9, label=label)
 
 
 def label_temperatures(axes: Plot, line: Line, color: str) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from seqforge.compare import compare
-from seqforge.frontier import AXES
+from seqforge.compare import compare, group_of
+from seqforge.frontier import AXES, DIVERSITY
 from seqforge.report import discriminator, learning, ran, scores
 from seqforge.report.curves import read_curves, read_phases
 from seqforge.report.figures import Picture, write_whole
@@ -31,7 +31,7 @@ def many_view(folders: list[Folder]) -> dict[str, Any]:
     """Everything the template shows."""
     found, refused = compared(folders)
     groups = found["groups"]
-    together = frontier_pictures(lines_of(folders)) if groups else []
+    together = frontier_pictures(lines_of([f for f in folders if f.scores])) if groups else []
     judged = {name: g["verdicts"][0] for name, g in groups.items() if g["verdicts"]}
     return {
         "title": f"{len(folders)} runs: {', '.join(f.name for f in folders)}",
@@ -39,6 +39,7 @@ def many_view(folders: list[Folder]) -> dict[str, Any]:
         "refused": refused,
         "frontiers": together,
         "scores": score_table(groups) if groups else None,
+        "gaps": gap_table(found) if groups else None,
         "runs": [run_view(f, at, alone=not together) for at, f in enumerate(folders, 1)],
         "missing": [],
     }
@@ -57,11 +58,14 @@ def compared(folders: list[Folder]) -> tuple[dict[str, Any], list[str]]:
 
 
 def lines_of(folders: list[Folder]) -> dict[str, list[Line]]:
-    """By frontier, the curves of all generators of all runs."""
+    """By frontier, the curves of all generators of all runs; those of one group, which differ in the seed, alike."""
+    first: dict[str, dict] = {}
+    groups = [group_of(f.config, first) for f in folders]
+    of = [f"{group}, " if len(set(groups)) > 1 else "" for group in groups]
     return {
         name: [
-            dataclasses.replace(line, name=f"{f.name}, {line.name}")
-            for f in folders
+            dataclasses.replace(line, name=f"{f.name}, {line.name}", series=f"{group}{line.name}")
+            for f, group in zip(folders, of, strict=True)
             for line in frontier_lines({"generators": f.scores.get("generators")}, axes)
         ]
         for name, axes in AXES.items()
@@ -100,6 +104,21 @@ def score_table(groups: dict[str, dict]) -> Table:
     rows = [(name, *(shown(g["scores"].get(name)) for g in groups.values())) for name in names]
     head = ("score", *(f"{name}, seeds {', '.join(map(str, g['seeds']))}" for name, g in groups.items()))
     return Table("Mean ± half the 95 % interval over seeds (none with one seed)", head, rows)
+
+
+def gap_table(found: dict[str, Any]) -> Table:
+    """A row a pair of groups: quality at equal diversity of the one less that of the other, paired by seed."""
+    axes = AXES[found["frontier"]]
+    pairs = [(name, "its pre-trained", g["to_pretrained"]["over_range"]) for name, g in found["groups"].items()]
+    pairs += [(gap["of"], gap["against"], gap["over_range"]) for gap in found["gaps"]]
+    rows = []
+    for of, against, gap in pairs:
+        mean = gap["gap"] and (axes.sign * gap["gap"][0], gap["gap"][1])
+        p = "–" if gap["p"] is None else f"{gap['p']:.2g}"
+        rows.append((of, against, shown(mean), p, ", ".join(map(str, gap["seeds"])) or "–"))
+    better = "below" if axes.sign > 0 else "above"
+    caption = f"{axes.label} at equal {DIVERSITY[axes.diversity]}, the one less the other; {better} 0 the one is better"
+    return Table(caption, ("runs", "against", "gap ± half the 95 % interval", "p (paired t)", "seeds"), rows, headers=2)
 
 
 def shown(pair: tuple[float, float | None] | None) -> str:
