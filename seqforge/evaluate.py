@@ -136,7 +136,7 @@ def sweep(
 ) -> list[Score]:
     """At every temperature NLL_oracle, NLL_test and entropy, and of text the scores of its frontiers; the other text
     metrics at temperature 1. draws: a dictionary that receives what the scores of the frontiers might have been; kept:
-    one that receives the samples of each temperature.
+    one that receives the samples of each temperature, and in any case of 1.
     """
     found, drawn_scores = [], {} if draws is None else draws
     tests = nll.nll_tests(generator, corpus.test, corpus.source, config.temperatures, drawn_scores, config.seed)
@@ -153,6 +153,9 @@ def sweep(
             drawn_scores |= new
             names = {s.name for s in scores}
             found += scores + [s for s in more if s.name not in names]
+    if kept is not None and 1.0 not in kept:
+        drawn = nll.draw(generator, corpus, config.samples, config.seed)
+        kept[1.0] = Split(drawn.ids, drawn.lengths, nll.asked(corpus, config.samples))
     return found
 
 
@@ -245,31 +248,23 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
         generator = load_generator(folder, precision).to(corpus.train.ids.device)
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended
-        held = kept.setdefault(name, {})
-        scores = [s.as_dict() for s in sweep(generator, corpus, config, draws.setdefault(name, {}), held)]
-        if 1.0 not in held:
-            drawn = nll.draw(generator, corpus, config.samples, config.seed)
-            held[1.0] = Split(drawn.ids, drawn.lengths, nll.asked(corpus, config.samples))
+        found = sweep(generator, corpus, config, draws.setdefault(name, {}), kept.setdefault(name, {}))
         if corpus.music is not None:  # the last is the newest
             _write(run / "music.json", tunes.described(generator, corpus, config.seed))
-        rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name, "scores": scores})
+        rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name})
+        rows[-1]["scores"] = [s.as_dict() for s in found]
     told, judged = verdict(rows, stage, draws)
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
     part = run / f".{verdicts.FILE}.part"
     verdicts.save_draws(part, draws)
     os.replace(part, run / verdicts.FILE)
     _write(run / "scores.json", result)
-    describe(run, final, corpus, kept, precision, config.seed)
+    judge = calibration.described(final, corpus, kept[rows[-1]["name"]][1.0], precision, config.seed)
+    if judge is not None:
+        _write(run / calibration.FILE, judge)
+    _write(run / portrait.DISTRIBUTIONS, portrait.distributions(kept, corpus, config.seed))
+    _write(run / portrait.NEAREST, portrait.beside_training(kept, corpus, config.seed))
     return result
-
-
-def describe(run: Path, final: Path, corpus: Corpus, kept: portrait.Drawn, precision: str, seed: int) -> None:
-    """What the report shows besides scores, each in a file of its own: calibration, distributions, nearest lines."""
-    judged = calibration.described(final, corpus, list(kept.values())[-1][1.0], precision, seed)
-    if judged is not None:
-        _write(run / calibration.FILE, judged)
-    _write(run / portrait.DISTRIBUTIONS, portrait.distributions(kept, corpus, seed))
-    _write(run / portrait.NEAREST, portrait.beside_training(kept, corpus, seed))
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:

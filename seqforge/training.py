@@ -21,11 +21,10 @@ import torch
 
 try:
     import fcntl
-    import resource
 except ImportError:  # Windows has none
-    fcntl = resource = None
+    fcntl = None
 
-from seqforge import __version__, checkpoint, corpora, evaluate, watch
+from seqforge import __version__, checkpoint, corpora, evaluate, memory, watch
 from seqforge.data.corpus import Corpus
 from seqforge.methods import (
     cot,
@@ -186,23 +185,8 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
                 raise Interrupted(f"interrupted; to go on: seqforge resume {run.folder}") from e
             print("scoring the generators ...", file=sys.stderr)
             evaluate.evaluate(run.folder, corpus, config.evaluate)
-            run.log("end", "end", **_peak_memory(run.device))
+            run.log("end", "end", **memory.peak(run.device))
         write_report(run.folder)
-
-
-def _peak_memory(device: torch.device) -> dict[str, int]:
-    """Most bytes held at once, by this process and on its GPU; after a resume, since then."""
-    found = {}
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux; what getrusage tells there may be of the process that started this one
-        line = next((x for x in status.read_text().splitlines() if x.startswith("VmHWM:")), None)
-        found = {"peak_memory": int(line.split()[1]) * 1024} if line else {}
-    elif resource is not None:
-        unit = 1 if sys.platform == "darwin" else 1024
-        found = {"peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if device.type == "cuda":
-        found["peak_memory_gpu"] = torch.cuda.max_memory_allocated(device)
-    return found
 
 
 def write_report(folder: Path) -> Path:

@@ -115,8 +115,8 @@ def chromium() -> Iterator[Tab]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
         command = [found, *options, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, **quiet, preexec_fn=place, pass_fds=(3, 4))
+        nowhere = subprocess.DEVNULL
+        process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere, preexec_fn=place, pass_fds=(3, 4))
         try:
             tab = Tab(into, out)
             target = tab.call("Target.createTarget", url="about:blank")["targetId"]

@@ -376,6 +376,8 @@ def test_evaluate_with_other_settings_signs_them(run, tmp_path, capsys):
     assert all(fact in by["nll_oracle"].split("|") for fact in ("n:99", "temp:0.5", "seed:4"))
     assert "|data:oracle:" in by["nll_oracle"]
     assert all(fact in by["nll_test"].split("|") for fact in ("n:128", "temp:0.5"))
+    judged = json.loads(Path("copy/calibration.json").read_text())["scores"][0]["signature"].split("|")
+    assert {"temp:1.0", "n:198", "seed:4"} <= {*judged}  # at temperature 1 also where no score is
 
 
 def test_report_writes_a_page(run, capsys):

@@ -26,7 +26,7 @@ def record(step, phase, kind, **extra):
     return {"step": step, "phase": phase, "kind": kind, "seconds": step / 10, **extra}
 
 
-def score(name, value, temperature=1.0, n=9984, stderr=0.005):
+def score(name, value, temperature=1.0, n=9984, stderr: float | None = 0.005):
     signature = f"{name}|n:{n}|temp:{temperature}|seed:7|v:0.1"
     unit = "nats per token"
     return {"name": name, "value": value, "stderr": stderr, "unit": unit, "temperature": temperature} | {

@@ -24,7 +24,7 @@ def nearest(samples: Texts, training: Texts) -> list[tuple[int, float]]:
     sizes, starts, places = np.diff(real.indptr), np.asarray(table.indptr), np.asarray(table.indices)
     found = []
     for row in range(n):
-        mine = np.zeros(table.shape[1])
+        mine = np.zeros(table.shape[1])  # pyright: ignore[reportOptionalSubscript]
         mine[places[starts[row] : starts[row + 1]]] = 1
         common = real @ mine
         like = common / np.maximum(sizes + mine.sum() - common, 1)
