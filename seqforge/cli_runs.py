@@ -208,7 +208,14 @@ def report_(argv: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, help="file to write (default: report.html in the run folder; needed for several)"
     )
+    parser.add_argument("--png", type=Path, help="write every picture of one run to this folder, a PNG each, instead")
     args = parser.parse_args(argv)
+    if args.png:
+        if len(args.runs) > 1 or args.out:
+            raise ValueError("--png takes one run and no --out; leave the rest out")
+        for path in report.pictures_png(args.runs[0], args.png):
+            out.print(str(path), markup=False, soft_wrap=True)
+        return 0
     if len(args.runs) > 1 and args.out is None:
         raise ValueError(f"a report of {len(args.runs)} runs needs --out FILE")
     page = report.build(args.runs[0], args.out) if len(args.runs) == 1 else report.build_many(args.runs, args.out)

@@ -13,7 +13,7 @@ import yaml
 from tokenizers import Tokenizer
 from torch import nn
 
-from seqforge import checkpoint, scoring, tunes
+from seqforge import calibration, checkpoint, portrait, scoring, tunes
 from seqforge import judge as fresh
 from seqforge import verdict as verdicts
 from seqforge.data import tokens
@@ -130,10 +130,15 @@ def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
 
 
 def sweep(
-    generator: Generator, corpus: Corpus, config: EvaluateConfig, draws: points.Draws | None = None
+    generator: Generator,
+    corpus: Corpus,
+    config: EvaluateConfig,
+    draws: points.Draws | None = None,
+    kept: dict[float, Split] | None = None,
 ) -> list[Score]:
     """At every temperature NLL_oracle, NLL_test and entropy, and of text the scores of its frontiers; the other text
-    metrics at temperature 1. draws: a dictionary that receives what the scores of the frontiers might have been.
+    metrics at temperature 1. draws: a dictionary that receives what the scores of the frontiers might have been; kept:
+    one that receives the samples of each temperature, and in any case of 1.
     """
     found, drawn_scores = [], {} if draws is None else draws
     tests = nll.nll_tests(generator, corpus.test, corpus.source, config.temperatures, drawn_scores, config.seed)
@@ -141,19 +146,24 @@ def sweep(
     for t, test in zip(config.temperatures, tests, strict=True):
         scores, drawn = nll.all_nll(generator, corpus, config.samples, config.seed, t, test, drawn_scores)
         found += scores + world_scores(corpus, drawn, config.seed, t)
+        samples = Split(drawn.ids, drawn.lengths, nll.asked(corpus, config.samples))
+        if kept is not None:
+            kept[t] = samples
         if text is not None:
-            samples = Split(drawn.ids, drawn.lengths, nll.asked(corpus, config.samples))
             scores = text_scores(samples, corpus, config, t, novel=True)
             more, new = text(samples, t)
             drawn_scores |= new
             names = {s.name for s in scores}
             found += scores + [s for s in more if s.name not in names]
+    if kept is not None and 1.0 not in kept:
+        drawn = nll.draw(generator, corpus, config.samples, config.seed)
+        kept[1.0] = Split(drawn.ids, drawn.lengths, nll.asked(corpus, config.samples))
     return found
 
 
 def _text_points(corpus: Corpus, config: EvaluateConfig) -> Callable[[Split, float], tuple[list[Score], points.Draws]]:
     """(samples, temperature) -> scores and draws of the frontiers of text. What the corpus needs is fitted once."""
-    words = tuple(_words(corpus))
+    words = tuple(scoring.vocabulary(corpus))
     model = TrigramModel(corpus.train, corpus.vocab_size)
 
     def texts(split: Split):
@@ -174,13 +184,8 @@ def _text_points(corpus: Corpus, config: EvaluateConfig) -> Callable[[Split, flo
     return of
 
 
-def _words(corpus: Corpus) -> list[str]:
-    vocabulary = {i: w for w, i in corpus.tokenizer.get_vocab().items()}
-    return [vocabulary.get(i, "") for i in range(corpus.vocab_size)]
-
-
 def _spoken(samples: Split, corpus: Corpus) -> list[list[str]]:
-    words, counts = _words(corpus), scoring.word_lengths(samples, corpus.eos_id).tolist()
+    words, counts = scoring.vocabulary(corpus), scoring.word_lengths(samples, corpus.eos_id).tolist()
     return [[words[i] for i in row[:n]] for row, n in zip(samples.ids.tolist(), counts, strict=True)]
 
 
@@ -194,7 +199,7 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
 
     novel: held to the training text as well; not where the samples are a part of it.
     """
-    facts, words = _facts(corpus, config, temperature), _words(corpus)
+    facts, words = _facts(corpus, config, temperature), scoring.vocabulary(corpus)
     fit = functools.partial(
         mle.fit_language_model, vocab_size=corpus.vocab_size, eos_id=corpus.eos_id, start_id=corpus.start_id
     )
@@ -243,7 +248,7 @@ def reply_scores(
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
     """Score the pre-trained generator (where there is one) and the newest, and write run/scores.json."""
-    rows, facts, draws = [], read_config(run), {}
+    rows, facts, draws, kept = [], read_config(run), {}, {}
     precision, stage = facts.get("precision", "fp32"), STAGES.get(facts["method"], "adversarial")
     final = find_checkpoint(run)
     for name in ("pre-trained", "final"):
@@ -253,16 +258,22 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
         generator = load_generator(folder, precision).to(corpus.train.ids.device)
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended
-        scores = [s.as_dict() for s in sweep(generator, corpus, config, draws.setdefault(name, {}))]
+        found = sweep(generator, corpus, config, draws.setdefault(name, {}), kept.setdefault(name, {}))
         if corpus.music is not None:  # the last is the newest
             _write(run / "music.json", tunes.described(generator, corpus, config.seed))
-        rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name, "scores": scores})
+        rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name})
+        rows[-1]["scores"] = [s.as_dict() for s in found]
     told, judged = verdict(rows, stage, draws)
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
     part = run / f".{verdicts.FILE}.part"
     verdicts.save_draws(part, draws)
     os.replace(part, run / verdicts.FILE)
     _write(run / "scores.json", result)
+    judge = calibration.described(final, corpus, kept[rows[-1]["name"]][1.0], precision, config.seed)
+    if judge is not None:
+        _write(run / calibration.FILE, judge)
+    _write(run / portrait.DISTRIBUTIONS, portrait.distributions(kept, corpus, config.seed))
+    _write(run / portrait.NEAREST, portrait.beside_training(kept, corpus, config.seed))
     return result
 
 

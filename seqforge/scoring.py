@@ -7,7 +7,7 @@ from typing import get_args
 
 import torch
 
-from seqforge.data.corpus import Split
+from seqforge.data.corpus import Corpus, Split
 from seqforge.data.music import MusicConfig
 from seqforge.metrics import embedders, lm
 from seqforge.metrics.bleu import Smoothing, bleu, bleu_f1, reverse_bleu
@@ -129,6 +129,12 @@ def word_lengths(split: Split, eos_id: int | None) -> torch.Tensor:
         return split.lengths
     last = split.ids.gather(1, (split.lengths - 1)[:, None]).squeeze(1)
     return split.lengths - (last == eos_id).long()
+
+
+def vocabulary(corpus: Corpus) -> list[str]:
+    """The text of every id."""
+    words = {i: w for w, i in corpus.tokenizer.get_vocab().items()}
+    return [words.get(i, "") for i in range(corpus.vocab_size)]
 
 
 def words_of(split: Split, sets: Sets) -> list[list[str]]:

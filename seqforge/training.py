@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows has none
     fcntl = None
 
-from seqforge import __version__, checkpoint, corpora, evaluate, watch
+from seqforge import __version__, checkpoint, corpora, evaluate, memory, watch
 from seqforge.data.corpus import Corpus
 from seqforge.methods import (
     cot,
@@ -185,7 +185,7 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
                 raise Interrupted(f"interrupted; to go on: seqforge resume {run.folder}") from e
             print("scoring the generators ...", file=sys.stderr)
             evaluate.evaluate(run.folder, corpus, config.evaluate)
-            run.log("end", "end")
+            run.log("end", "end", **memory.peak(run.device))
         write_report(run.folder)
 
 

@@ -20,17 +20,12 @@ from typing import Any
 
 import torch
 
-from seqforge import checkpoint, corpora, discriminate, evaluate
+from seqforge import calibration, checkpoint, corpora, evaluate
 from seqforge.data.corpus import Corpus, Split
 from seqforge.evaluate import EvaluateConfig
 from seqforge.metrics import nll
-from seqforge.models.discriminators import CNNDiscriminator
-from seqforge.models.token_discriminator import TokenDiscriminator
-from seqforge.models.transformer_discriminator import TransformerDiscriminator
-from seqforge.sampling import mask_of
 from seqforge.settings import RunConfig, build, settle
 
-DISCRIMINATORS = {cls.__name__: cls for cls in (CNNDiscriminator, TokenDiscriminator, TransformerDiscriminator)}
 HIGHER_IS_BETTER = ("bleu", "reverse_bleu", "distinct", "unique", "ms_jaccard", "mauve", "embsim", "grammatical")
 LOWER_IS_BETTER = (
     "nll",
@@ -137,39 +132,18 @@ def assess(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str)
     return found
 
 
-@torch.no_grad()
 def mean_probabilities(folder: Path, corpus: Corpus, samples: Split, precision: str) -> dict[str, float]:
     """Mean p(real) that the checkpoint's discriminator gives training, validation and generated sequences; {} without
     one. Of a discriminator of tokens, the mean over tokens.
     """
-    config = folder / "discriminator" / "config.json"
-    if not config.is_file():
+    discriminator = calibration.load_discriminator(folder)
+    if discriminator is None:
         return {}
-    sizes = json.loads(config.read_text())
-    kind = "+".join(sizes.pop("architectures", []))
-    if kind not in DISCRIMINATORS:
-        raise ValueError(f"{config}: a discriminator of kind {kind!r}, which is not known here")
-    discriminator = DISCRIMINATORS[kind](**sizes).to(corpus.train.ids.device)
-    checkpoint.load_model(folder / "discriminator", discriminator)
-    discriminator.eval()
-    found = {}
-    count = len(samples)
-    for name, split in (
-        ("p_train", corpus.train[slice(count)]),
-        ("p_valid", corpus.valid[slice(count)]),
-        ("p_generated", samples),
-    ):
-        with discriminate.autocast(split.ids.device, precision):
-            parts = [split[slice(lo, lo + 256)] for lo in range(0, len(split), 256)]
-            asked = [() if part.source is None else (part.source,) for part in parts]  # of a judge of pairs
-            logits = [discriminator(p.ids, p.lengths, *a) for p, a in zip(parts, asked, strict=True)]
-            p = torch.sigmoid(torch.cat(logits).float())
-        if p.ndim == 2:
-            mask = mask_of(split.lengths, p.shape[1])
-            found[name] = float((p * mask).sum() / mask.sum())
-        else:
-            found[name] = float(p.mean())
-    return found
+    discriminator.to(corpus.train.ids.device)
+    few = slice(len(samples))
+    sides = {"p_train": corpus.train[few], "p_valid": corpus.valid[few], "p_generated": samples}
+    found = {name: calibration.probabilities(discriminator, split, precision) for name, split in sides.items()}
+    return {name: float((p * counted).sum() / counted.sum()) for name, (p, counted) in found.items()}
 
 
 def in_short(found: dict[str, Any]) -> str:

@@ -376,12 +376,26 @@ def test_evaluate_with_other_settings_signs_them(run, tmp_path, capsys):
     assert all(fact in by["nll_oracle"].split("|") for fact in ("n:99", "temp:0.5", "seed:4"))
     assert "|data:oracle:" in by["nll_oracle"]
     assert all(fact in by["nll_test"].split("|") for fact in ("n:128", "temp:0.5"))
+    judged = json.loads(Path("copy/calibration.json").read_text())["scores"][0]["signature"].split("|")
+    assert {"temp:1.0", "n:198", "seed:4"} <= {*judged}  # at temperature 1 also where no score is
 
 
 def test_report_writes_a_page(run, capsys):
     assert printed(["report", str(run), "--out", "page.html"], capsys).strip() == "page.html"
     assert "<html" in Path("page.html").read_text()
     assert printed(["report", str(run)], capsys).strip() == str(run / "report.html")
+
+
+def test_the_report_of_a_finished_run_lacks_nothing_and_is_small(run, capsys):
+    printed(["report", str(run), "--out", "page.html"], capsys)
+    page = Path("page.html").read_text()
+    assert len(page) < 3_000_000
+    assert "Not in this report" not in page
+    for part in ("frontier", "scores", "curves", "discriminator", "distributions", "samples", "ran"):
+        assert f'<h2 id="{part}">' in page
+    assert "peak memory of the process" in page
+    pictures = printed(["report", str(run), "--png", "pictures"], capsys).split()
+    assert len(pictures) == page.count("<svg") == page.count("<figure>")
 
 
 def test_resume_of_a_finished_run_changes_nothing(run, capsys):

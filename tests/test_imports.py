@@ -30,6 +30,10 @@ TABLE = {
     "seqforge.run",
     "seqforge.chat": "seqforge.evaluate seqforge.pairs seqforge.sampling seqforge.data* seqforge.models*",
     "seqforge.judge": "seqforge.discriminate seqforge.data.corpus seqforge.metrics* seqforge.models*",
+    "seqforge.memory": "",
+    "seqforge.calibration": "seqforge.checkpoint seqforge.discriminate seqforge.data.corpus seqforge.metrics* "
+    "seqforge.models* seqforge.sampling",
+    "seqforge.portrait": "seqforge.scoring seqforge.data.corpus seqforge.metrics*",
     "seqforge.hierarchy": "seqforge.objectives seqforge.sampling seqforge.models* seqforge.data.corpus seqforge.run",
     "seqforge.oracles": "seqforge.models* seqforge.data* seqforge.sampling",
     "seqforge.worlds": "seqforge.data.corpus seqforge.sampling seqforge.models.generator",

@@ -104,7 +104,8 @@ def interrupted(scene: str, folder: Path, name: str, call: int) -> None:
 
 def log_of(folder: Path) -> list[dict]:
     lines = (folder / "log.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "date")} for line in lines]
+    clock = ("seconds", "date", "peak_memory")
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 
 def plain(value):

@@ -2,20 +2,22 @@
 
 import json
 import math
+import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
-from seqforge import checkpoint, report, run
+from seqforge import checkpoint, memory, report, run
 from seqforge.cli import main
 from seqforge.evaluate import load_generator
 from seqforge.run import CheckpointConfig, Run, derive_seed
 
 TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--mle.epochs", "3", "--rounds", "2"]
-WALL_CLOCK = ("seconds", "date")
+WALL_CLOCK = ("seconds", "date", "peak_memory")
 
 
 @pytest.fixture(autouse=True)
@@ -261,3 +263,12 @@ def test_a_constant_reward_with_a_baseline_is_refused(tmp_path, capsys):
     assert main([*argv, "--out", str(tmp_path / "r")]) == 2
     assert "--baseline none" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+
+
+def test_the_peak_of_memory_is_of_this_process_and_never_less_than_what_it_holds():
+    held = memory.peak(torch.device("cpu"))["peak_memory"]
+    block = np.ones(100 * 2**20 // 8)  # written, so that it is there
+    pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").is_file() else 0
+    after = memory.peak(torch.device("cpu"))["peak_memory"]
+    assert after >= max(held, 0.99 * pages * os.sysconf("SC_PAGE_SIZE"), block.nbytes)  # the kernel counts in batches
+    assert after < held + 2 * block.nbytes

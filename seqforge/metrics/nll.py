@@ -95,6 +95,13 @@ def asked(corpus: Corpus, samples: int) -> Split | None:
     return None if source is None else source[torch.arange(samples, device=source.ids.device) % len(source)]
 
 
+def draw(generator: Generator, corpus: Corpus, samples: int, seed: int, temperature: float = 1.0) -> Samples:
+    """The samples that all figures of one seed and temperature are on: row r is drawn from the same noise at each."""
+    rng = torch.Generator().manual_seed(seed)
+    noise = uniform((samples, corpus.max_length), rng, corpus.test.ids.device)
+    return sample(generator, noise, Filter(temperature=temperature), context=asked(corpus, samples))
+
+
 def all_nll(
     generator: Generator,
     corpus: Corpus,
@@ -108,9 +115,7 @@ def all_nll(
 
     test: NLL_test at that temperature, where it is known already; draws: receives bootstrap means of NLL_oracle.
     """
-    rng = torch.Generator().manual_seed(seed)
-    noise = uniform((samples, corpus.max_length), rng, corpus.test.ids.device)
-    drawn = sample(generator, noise, Filter(temperature=temperature), context=asked(corpus, samples))
+    drawn = draw(generator, corpus, samples, seed, temperature)
     facts = {"n": samples, "temp": temperature, "seed": seed, "len": corpus.max_length, "data": corpus.source}
     test = test or nll_test(generator, corpus.test, corpus.source, temperature)
     scores = [test, entropy(drawn, facts, temperature)]

@@ -1,7 +1,8 @@
-"""A run folder -> one self-contained HTML page, and its learning curves as a PNG."""
+"""A run folder -> one self-contained HTML page, its pictures as PNG, and its learning curves as one."""
 
 from seqforge.report.comparison import compare_png
+from seqforge.report.learning import curves_png
 from seqforge.report.many import build_many
-from seqforge.report.page import build, curves_png
+from seqforge.report.page import build, pictures_png
 
-__all__ = ["build", "build_many", "compare_png", "curves_png"]
+__all__ = ["build", "build_many", "compare_png", "curves_png", "pictures_png"]

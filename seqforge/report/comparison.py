@@ -5,9 +5,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from seqforge.frontier import ORACLE
 from seqforge.report.figures import MARKERS, PAPER, dress, styled, write_png
-from seqforge.report.folder import Folder, read_folder
-from seqforge.report.frontier import frontier_line, subjects
+from seqforge.report.folder import Folder, read_folder, subjects
+from seqforge.report.frontier import frontier_line
 
 
 def compare_png(runs: Sequence[Path], out: Path) -> Path:
@@ -59,11 +60,11 @@ def _draw_path(axes, folder: Folder, names: list[str]) -> None:
 
 def _draw_temperatures(axes, folder: Folder) -> None:
     first = next(iter(subjects(folder.scores)), None)
-    points = frontier_line(first).points if first else []
+    points = frontier_line(first, ORACLE).points if first else []
     if points:
         axes.plot(
-            [p.test for p in points],
-            [p.oracle for p in points],
+            [p.x for p in points],
+            [p.y for p in points],
             color=PAPER.muted,
             linestyle="--",
             marker=".",

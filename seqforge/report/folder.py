@@ -3,12 +3,14 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+T = TypeVar("T")
 SAMPLE_FILES, SAMPLE_LINES, SAMPLE_WIDTH = 2, 20, 2000
 
 
@@ -30,6 +32,7 @@ class Folder:
     missing: list[str] = field(default_factory=list)  # sentences for "Not in this report"
     path: Path = Path()
     evaluations: list[dict[str, Any]] = field(default_factory=list)  # of checkpoints, by an evaluator beside
+    checkpoints: list[str] = field(default_factory=list)  # their names
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         return [record for record in self.records if record["kind"] == kind]
@@ -42,7 +45,8 @@ def read_folder(run: Path) -> Folder:
     samples, samples_missing = read_samples(run)
     evaluations, evaluations_missing = read_evaluations(run)
     missing = log_missing + scores_missing + samples_missing + evaluations_missing
-    return Folder(run.resolve().name, config, records, scores, samples, missing, run, evaluations)
+    checkpoints = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    return Folder(run.resolve().name, config, records, scores, samples, missing, run, evaluations, checkpoints)
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -123,6 +127,18 @@ def read_evaluations(run: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return sorted(found, key=lambda r: r["step"]), sorted(told)
 
 
+def read_json(path: Path, what: str, checked: Callable[[Any], T]) -> tuple[T | None, list[str]]:
+    """A file that `seqforge evaluate` writes, and a sentence where it is missing or not what it should be."""
+    if not path.is_file():
+        return None, [f"{what}: there is no {path.name}; make it by: seqforge evaluate {path.parent}"]
+    try:
+        return checked(json.loads(path.read_text(encoding="utf-8"))), []
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return None, [
+            f"{what}: {path.name} cannot be read ({error!r}); make it anew by: seqforge evaluate {path.parent}"
+        ]
+
+
 def read_samples(run: Path) -> tuple[list[Samples], list[str]]:
     """The last files in time; the file names' numbers count, not their spelling: step-1000 is after step-200."""
     steps = {}
@@ -145,3 +161,14 @@ def number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if math.isfinite(value) else None
+
+
+def subjects(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """The columns of the comparison: each generator, then each reference."""
+    groups = [scores.get("generators"), scores.get("references")]
+    found = [subject for group in groups if isinstance(group, list) for subject in group]
+    return [subject for subject in found if isinstance(subject, dict)]
+
+
+def subject_scores(subject: dict[str, Any]) -> list[dict[str, Any]]:
+    return [score for score in subject.get("scores") or [] if isinstance(score, dict) and "name" in score]

@@ -1,53 +1,109 @@
-"""scores.json -> the quality-diversity curves: one a generator, a point a temperature."""
+"""scores.json -> quality over diversity: a picture for each frontier that the scores have, a curve a generator."""
 
+import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-from seqforge.report.folder import number
+from matplotlib.axes import Axes as Plot
+from matplotlib.figure import Figure
 
-QUALITY, DIVERSITY = "nll_oracle", "nll_test"
+from seqforge.frontier import AXES, Axes, heat
+from seqforge.report.figures import MARKERS, Palette, Picture, dress, name_series
+from seqforge.report.folder import Folder, number, subject_scores, subjects
+from seqforge.report.section import Found, Section
+from seqforge.report.tables import Table, show
+from seqforge.verdict import Judgement, reason
+
+X_LABELS = {
+    "nll_test": "NLL_test (nats per token): lower covers more of the data",
+    "reverse_lm3": "reverse LM score (nats per token): lower covers more",
+    "self_bleu4": "Self-BLEU-4: lower is more diverse",
+}
+Y_LABELS = {
+    "nll_oracle": "NLL_oracle (nats per token): lower is better",
+    "grammatical": "share of grammatical samples: higher is better",
+    "lm3": "LM score (nats per token): lower is better",
+    "bleu4": "BLEU-4: higher is better",
+}
+LEGEND_ROW = 0.2  # inches
+MOST_NAMED = 3  # curves whose temperatures are written beside their points; of more they would cover each other
+FRONTIERS = "NLL_oracle or grammatical over NLL_test, LM over reverse LM score, BLEU over Self-BLEU"
 
 
-class Pair(NamedTuple):
+class Point(NamedTuple):
     temperature: float
-    test: float
-    test_stderr: float | None
-    oracle: float
-    oracle_stderr: float | None
+    x: float
+    x_error: float | None
+    y: float
+    y_error: float | None
 
 
 @dataclass(frozen=True)
 class Line:
     name: str
-    unit: str
-    points: list[Pair]  # by temperature
+    points: list[Point]  # by temperature
+    signatures: tuple[str, ...] = ()  # at temperature 1
+    series: str = ""  # lines of one look alike, such as the seeds of one method; by default each is its own
+
+    @property
+    def kind(self) -> str:
+        return self.series or self.name
 
 
-def frontier_lines(scores: dict[str, Any]) -> list[Line]:
+def section(folder: Folder) -> Found:
+    if not folder.scores:
+        return None, []
+    pictures = frontier_pictures({name: frontier_lines(folder.scores, axes) for name, axes in AXES.items()})
+    if not pictures:
+        return None, [
+            f"The quality-diversity pictures: scores.json has no two scores of one at one temperature ({FRONTIERS})."
+        ]
+    view = {"judged": judged(folder.scores)}
+    return Section("frontier", "Quality and diversity", "section_frontier.html.j2", view, pictures), alone(
+        folder.scores
+    )
+
+
+def alone(scores: dict[str, Any]) -> list[str]:
+    """Named where the curve of MLE, which the verdict needs, is not there."""
+    generators = subjects({"generators": scores.get("generators")})
+    if len(generators) != 1:
+        return []
+    return [
+        "The curve of its MLE counterpart: this run has one generator only. Train one by likelihood and put both side "
+        "by side: seqforge train mle ..., seqforge compare MLE_RUN THIS_RUN."
+    ]
+
+
+def judged(scores: dict[str, Any]) -> dict[str, str]:
+    """The verdict on each frontier, by the name of its picture."""
+    found = {}
+    for raw in scores.get("judgements") or []:
+        try:
+            j = Judgement(**raw)
+            found[f"frontier-{j.frontier}"] = f"Here it {j.word} MLE: {reason(j, 'the pre-trained generator')}"
+        except (TypeError, KeyError, ValueError):  # of another version
+            continue
+    return found
+
+
+def frontier_lines(scores: dict[str, Any], axes: Axes) -> list[Line]:
     """Generators and references that have both scores at one temperature at least."""
-    return [line for subject in subjects(scores) if (line := frontier_line(subject)).points]
+    return [line for subject in subjects(scores) if (line := frontier_line(subject, axes)).points]
 
 
-def subjects(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """The columns of the comparison: each generator, then each reference."""
-    groups = [scores.get("generators"), scores.get("references")]
-    found = [subject for group in groups if isinstance(group, list) for subject in group]
-    return [subject for subject in found if isinstance(subject, dict)]
-
-
-def subject_scores(subject: dict[str, Any]) -> list[dict[str, Any]]:
-    return [score for score in subject.get("scores") or [] if isinstance(score, dict) and "name" in score]
-
-
-def frontier_line(subject: dict[str, Any]) -> Line:
-    tests, oracles = by_temperature(subject, DIVERSITY), by_temperature(subject, QUALITY)
-    pairs = []
-    for temperature in sorted(tests.keys() & oracles.keys()):
-        test, oracle = tests[temperature], oracles[temperature]
-        test_error, oracle_error = number(test.get("stderr")), number(oracle.get("stderr"))
-        pairs.append(Pair(temperature, test["value"], test_error, oracle["value"], oracle_error))
-    unit = next((str(score["unit"]) for score in oracles.values() if score.get("unit")), "nats")
-    return Line(str(subject.get("name", "unnamed")), unit, pairs)
+def frontier_line(subject: dict[str, Any], axes: Axes) -> Line:
+    xs, ys = by_temperature(subject, axes.diversity), by_temperature(subject, axes.quality)
+    shared = sorted(xs.keys() & ys.keys())
+    points = [
+        Point(t, xs[t]["value"], number(xs[t].get("stderr")), ys[t]["value"], number(ys[t].get("stderr")))
+        for t in shared
+    ]
+    signed = [str(s[t]["signature"]) for s in (xs, ys) for t in shared if t == 1.0 and s[t].get("signature")]
+    return Line(str(subject.get("name", "unnamed")), points, tuple(signed))
 
 
 def by_temperature(subject: dict[str, Any], name: str) -> dict[float, dict[str, Any]]:
@@ -57,3 +113,104 @@ def by_temperature(subject: dict[str, Any], name: str) -> dict[float, dict[str, 
         for score in scores
         if (temperature := number(score.get("temperature"))) is not None and number(score.get("value")) is not None
     }
+
+
+def frontier_pictures(by_name: dict[str, list[Line]], prefix: str = "frontier") -> list[Picture]:
+    return [frontier_picture(AXES[name], lines, f"{prefix}-{name}") for name, lines in by_name.items() if lines]
+
+
+def frontier_picture(axes: Axes, lines: list[Line], name: str) -> Picture:
+    corner = "lower" if axes.sign > 0 else "upper"
+    names = ", ".join(line.name for line in lines)
+    return Picture(
+        name=name,
+        caption=f"{axes.quality} over {axes.diversity}",
+        detail=f"each point a temperature; a curve nearer the {corner} left is better at both",
+        label=f"{axes.quality} over {axes.diversity}, one curve over temperatures for each of: {names}. "
+        + " ".join(described(line) for line in lines),
+        draw=partial(draw_frontier, axes, lines),
+        table=frontier_table(axes, lines),
+        notes=("Bars are ± one standard error. Signatures are those at temperature 1.",),
+        signatures=tuple(dict.fromkeys(s for line in lines for s in line.signatures)),
+        size=(4.7, 3.7 + LEGEND_ROW * legend_rows(legend(lines))),
+    )
+
+
+def legend(lines: list[Line]) -> dict[str, str]:
+    """Series -> what the legend calls it."""
+    many = Counter(line.kind for line in lines)
+    return {kind: kind if n == 1 else f"{kind} ({n} runs)" for kind, n in many.items()}
+
+
+def legend_rows(names: dict[str, str]) -> int:
+    """A row where they are short, else a row each."""
+    return 1 if sum(map(len, names.values())) < 45 and len(names) < 4 else len(names)
+
+
+def described(line: Line) -> str:
+    first, last = line.points[0], line.points[-1]
+    if len(line.points) == 1:
+        return f"{line.name}: {first.x:.4g}, {first.y:.4g}."
+    return (
+        f"{line.name}: from {first.x:.4g}, {first.y:.4g} at temperature {first.temperature:g} to {last.x:.4g}, "
+        f"{last.y:.4g} at {last.temperature:g}."
+    )
+
+
+def frontier_table(axes: Axes, lines: list[Line]) -> Table:
+    rows = [
+        (line.name, heat(p.temperature), show(p.x, p.x_error), show(p.y, p.y_error))
+        for line in lines
+        for p in line.points
+    ]
+    head = ("generator", "temperature", axes.diversity, axes.quality)
+    return Table(f"{axes.quality} over {axes.diversity} by temperature", head, rows, 2)
+
+
+def draw_frontier(kind: Axes, lines: list[Line], figure: Figure, palette: Palette) -> None:
+    height = figure.get_figheight()
+    axes = figure.add_axes((0.14, 0.51 / height, 0.82, 2.93 / height))
+    dress(axes, palette)
+    axes.grid(axis="x", color=palette.grid, linewidth=0.7)
+    axes.xaxis.set_major_formatter(axes.yaxis.get_major_formatter())
+    names = legend(lines)
+    places = {kind: at for at, kind in enumerate(names)}
+    for at, line in enumerate(lines):
+        first = line.kind not in {before.kind for before in lines[:at]}
+        draw_line(axes, line, places[line.kind], names[line.kind] if first else None, palette)
+    axes.margins(0.1)
+    axes.locator_params(nbins=7)
+    for line in lines if len(lines) <= MOST_NAMED else ():
+        label_temperatures(axes, line, palette.series[places[line.kind] % len(palette.series)])
+    axes.set_xlabel(X_LABELS[kind.diversity], color=palette.ink)
+    axes.set_ylabel(Y_LABELS[kind.quality], color=palette.ink)
+    name_series(axes, palette, 3 if legend_rows(names) == 1 else 1)
+
+
+def draw_line(axes: Plot, line: Line, at: int, label: str | None, palette: Palette) -> None:
+    """In the colour and with the marker of series `at`; a sixth series has the first's colour and another marker."""
+    color = palette.series[at % len(palette.series)]
+    marker = MARKERS[(at + at // len(palette.series)) % len(MARKERS)]
+    x, y = [p.x for p in line.points], [p.y for p in line.points]
+    xerr, yerr = [p.x_error or 0 for p in line.points], [p.y_error or 0 for p in line.points]
+    axes.errorbar(x, y, yerr, xerr, color=color, marker=marker, markersize=5, elinewidth=0.9, label=label)
+
+
+def label_temperatures(axes: Plot, line: Line, color: str) -> None:
+    """Each label stands on the side that the curve leaves free; this needs the final limits of the axes."""
+    corners = axes.transData.transform([(point.x, point.y) for point in line.points])
+    for at, point in enumerate(line.points):
+        neighbours = [corners[near] for near in (at - 1, at + 1) if 0 <= near < len(corners)]
+        x, y = free_side(corners[at], neighbours)
+        place = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8, "color": color}
+        axes.annotate(f"{point.temperature:g}", (point.x, point.y), (12 * x, 9 * y), **place)
+
+
+def free_side(here: Sequence[float], neighbours: list[Sequence[float]]) -> tuple[float, float]:
+    """The direction away from the neighbours, or across the line where they lie on opposite sides."""
+    away = [(here[0] - x, here[1] - y) for x, y in neighbours]
+    units = [(x / math.hypot(x, y), y / math.hypot(x, y)) for x, y in away if math.hypot(x, y)]
+    x, y = sum(x for x, _ in units), sum(y for _, y in units)
+    if math.hypot(x, y) < 0.2:
+        x, y = (-units[0][1], units[0][0]) if units else (1.0, 1.0)
+    return x / math.hypot(x, y), y / math.hypot(x, y)

@@ -7,15 +7,16 @@ those, and "alignment" (L,) the cosine of each goal with the change of the featu
 
 import json
 import math
-import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from seqforge.report.figures import CSS, dress, inline_svg
+from seqforge.report.figures import Palette, Picture, dress
+from seqforge.report.folder import Folder
+from seqforge.report.section import Found, Section
 from seqforge.report.tables import Table, show
 
 WIDEST = 12  # letters of a token on an axis
@@ -67,21 +68,49 @@ def checked(raw: dict[str, Any]) -> Sample:
     return one
 
 
-def panels(found: Hierarchy) -> list[dict[str, Any]]:
-    """Of each sample its pictures and the numbers behind them, for the template."""
-    with warnings.catch_warnings():  # the page's own fonts show what matplotlib's cannot
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        return [_panel(one, at, found.step_size) for at, one in enumerate(found.samples)]
+def section(folder: Folder) -> Found:
+    found, told = read_hierarchy(folder.path)
+    if found is None:
+        return None, told
+    samples = [(" ".join(one.tokens), pictures_of(one, at, found.step_size)) for at, one in enumerate(found.samples)]
+    pictures = [picture for _, each in samples for picture in each]
+    view = {"step_size": found.step_size, "samples": samples}
+    return Section("hierarchy", "What the hierarchy learnt", "section_hierarchy.html.j2", view, pictures), told
 
 
-def _panel(one: Sample, at: int, step_size: int) -> dict[str, Any]:
-    return {
-        "text": " ".join(one.tokens),
-        "similarity": similarity_svg(one, f"goals-{at}"),
-        "trajectory": trajectory_svg(one, f"path-{at}"),
-        "alignment": alignment_svg(one, f"follow-{at}"),
-        "table": alignment_table(one, step_size),
-    }
+def pictures_of(one: Sample, at: int, step_size: int) -> list[Picture]:
+    """Of a sample: how alike its goals are, the path of its feature, how far the feature follows."""
+    text, low, high = " ".join(one.tokens), min(one.alignment), max(one.alignment)
+    named = f"goals-{at + 1}", f"path-{at + 1}", f"follow-{at + 1}"
+    return [
+        Picture(
+            named[0],
+            "Goals",
+            f"cosine between the goals at each pair of steps of: {text}",
+            partial(_draw_similarity, one),
+            similarity_table(one),
+            "cosine between steps",
+            size=(4.4, 4.0),
+        ),
+        Picture(
+            named[1],
+            "Feature",
+            f"path of the leaked feature, token by token, of: {text}",
+            partial(_draw_trajectory, one),
+            trajectory_table(one),
+            "of each prefix, two principal axes",
+            size=(4.4, 4.0),
+        ),
+        Picture(
+            named[2],
+            "Alignment",
+            f"alignment by step, between {low:.2f} and {high:.2f}",
+            partial(_draw_alignment, one),
+            alignment_table(one, step_size),
+            "goal and change",
+            size=(4.4, 2.3),
+        ),
+    ]
 
 
 def short(token: str) -> str:
@@ -95,50 +124,54 @@ def ticks(tokens: list[str], room: int = 26) -> tuple[list[int], list[str]]:
     return at, [short(tokens[i]) for i in at]
 
 
-def similarity_svg(one: Sample, prefix: str) -> Markup:
-    figure = Figure(figsize=(4.4, 4.0))
+def _draw_similarity(one: Sample, figure: Figure, palette: Palette) -> None:
     axes = figure.add_axes((0.2, 0.2, 0.62, 0.76))
-    dress(axes, CSS)
+    dress(axes, palette)
     axes.grid(visible=False)
     image = axes.imshow(one.similarity, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest", aspect="auto")
     at, names = ticks(one.tokens)
     axes.set_xticks(at, names, rotation=90, fontsize=7)
     axes.set_yticks(at, names, fontsize=7)
     bar = figure.colorbar(image, cax=figure.add_axes((0.85, 0.2, 0.03, 0.76)))
-    bar.ax.tick_params(colors=CSS.muted, labelcolor=CSS.ink, length=3)
+    bar.ax.tick_params(colors=palette.muted, labelcolor=palette.ink, length=3)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    return inline_svg(figure, prefix, f"cosine between the goals at each pair of steps of: {' '.join(one.tokens)}")
 
 
-def trajectory_svg(one: Sample, prefix: str) -> Markup:
-    figure = Figure(figsize=(4.4, 4.0))
+def _draw_trajectory(one: Sample, figure: Figure, palette: Palette) -> None:
     axes = figure.add_axes((0.15, 0.13, 0.8, 0.83))
-    dress(axes, CSS)
+    dress(axes, palette)
     x, y = ([p[k] for p in one.trajectory] for k in (0, 1))
-    axes.plot(x, y, color=CSS.series[0], marker="o", markersize=3.5, linewidth=1.2)
-    axes.plot(x[:1], y[:1], color=CSS.series[1], marker="s", markersize=6)
+    axes.plot(x, y, color=palette.series[0], marker="o", markersize=3.5, linewidth=1.2)
+    axes.plot(x[:1], y[:1], color=palette.series[1], marker="s", markersize=6)
     names = ["start", *(short(t) for t in one.tokens)]
     every = math.ceil(len(names) / MOST_LABELS)
     for i in range(0, len(names), every):
-        place = {"textcoords": "offset points", "fontsize": 8, "color": CSS.ink}
+        place = {"textcoords": "offset points", "fontsize": 8, "color": palette.ink}
         axes.annotate(names[i], (x[i], y[i]), (5, 4 if i // every % 2 else -10), **place)
     axes.margins(0.15)
-    axes.set_xlabel(f"first axis ({one.explained[0]:.0%} of the variance)", color=CSS.ink)
-    axes.set_ylabel(f"second axis ({one.explained[1]:.0%})", color=CSS.ink)
-    return inline_svg(figure, prefix, f"path of the leaked feature, token by token, of: {' '.join(one.tokens)}")
+    axes.set_xlabel(f"first axis ({one.explained[0]:.0%} of the variance)", color=palette.ink)
+    axes.set_ylabel(f"second axis ({one.explained[1]:.0%})", color=palette.ink)
 
 
-def alignment_svg(one: Sample, prefix: str) -> Markup:
-    figure = Figure(figsize=(4.4, 2.3))
+def _draw_alignment(one: Sample, figure: Figure, palette: Palette) -> None:
     axes = figure.add_axes((0.12, 0.32, 0.84, 0.62))
-    dress(axes, CSS)
-    axes.bar(range(len(one.alignment)), one.alignment, color=CSS.series[2], width=0.7)
-    axes.axhline(0, color=CSS.muted, linewidth=0.8)
+    dress(axes, palette)
+    axes.bar(range(len(one.alignment)), one.alignment, color=palette.series[2], width=0.7)
+    axes.axhline(0, color=palette.muted, linewidth=0.8)
     axes.set_ylim(-1.03, 1.03)
     at, names = ticks(one.tokens)
     axes.set_xticks(at, names, rotation=90, fontsize=7)
-    low, high = min(one.alignment), max(one.alignment)
-    return inline_svg(figure, prefix, f"alignment by step, between {low:.2f} and {high:.2f}")
+
+
+def similarity_table(one: Sample) -> Table:
+    rows = [(f"{t}", *(f"{c:.2f}" for c in row)) for t, row in enumerate(one.similarity)]
+    return Table("Cosine between the goals of two steps", ("step", *map(str, range(len(rows)))), rows)
+
+
+def trajectory_table(one: Sample) -> Table:
+    names = ["start", *one.tokens]
+    rows = [(f"{t}", names[t], show(x), show(y)) for t, (x, y) in enumerate(one.trajectory)]
+    return Table("The feature on its two principal axes", ("tokens read", "last token", "first", "second"), rows)
 
 
 def alignment_table(one: Sample, step_size: int) -> Table:

@@ -1,67 +1,101 @@
-"""Several runs on one page: the verdict over their seeds, their frontiers together, the curves of each."""
+"""Several runs on one page: the verdict over their seeds, their frontiers together, and of each the curves, the
+discriminator and what ran. Runs that cannot be held against each other are shown one by one, and the reason is told.
+"""
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from seqforge.compare import compare
-from seqforge.report.curves import Curve, Phase, read_curves, read_phases
-from seqforge.report.figures import curve_svg, frontier_svg, styled
+from seqforge.compare import compare, group_of
+from seqforge.frontier import AXES, DIVERSITY
+from seqforge.report import discriminator, learning, ran, scores
+from seqforge.report.curves import read_curves, read_phases
+from seqforge.report.figures import Picture, write_whole
 from seqforge.report.folder import Folder, read_folder
-from seqforge.report.frontier import frontier_lines
-from seqforge.report.page import environment, missing, write_whole
-from seqforge.report.tables import Table, frontier_table, minus
+from seqforge.report.frontier import Line, frontier_lines, frontier_pictures
+from seqforge.report.page import environment, sections_of
+from seqforge.report.tables import Table, config_table, minus
 
-SHOWN = ("nll_oracle", "nll_test", "nll_valid", "reward_mean", "d_accuracy_valid", "entropy")  # of each run
+SHOWN = ("nll_oracle", "nll_test", "nll_valid", "reward_mean", "d_accuracy_valid", "entropy", "gradient_norm")
 
 
 def build_many(runs: Sequence[Path], out: Path) -> Path:
     """Writes one HTML page about several run folders and returns its path; what they lack is named on it."""
-    folders = [read_folder(Path(run)) for run in runs]
-    with styled():
-        html = environment().get_template("many.html.j2").render(many_view(folders))
+    view = many_view([read_folder(Path(run)) for run in runs])
+    html = environment().get_template("many.html.j2").render(view)
     return write_whole(out, lambda path: path.write_bytes(html.encode("utf-8", errors="replace")))
 
 
 def many_view(folders: list[Folder]) -> dict[str, Any]:
     """Everything the template shows."""
-    found, refused = {"groups": {}}, ""
-    try:
-        found = compare([f.path for f in folders])
-    except ValueError as e:  # one has no scores yet, or they were measured otherwise: the rest stands
-        refused = str(e)
-    lines = [
-        replace(line, name=f"{f.name}, {line.name}")
-        for f in folders
-        for line in frontier_lines({"generators": f.scores.get("generators")})
-    ]
-    judged = {name: g["verdicts"][0] for name, g in found["groups"].items() if g["verdicts"]}
+    found, refused = compared(folders)
+    groups = found["groups"]
+    together = frontier_pictures(lines_of([f for f in folders if f.scores])) if groups else []
+    judged = {name: g["verdicts"][0] for name, g in groups.items() if g["verdicts"]}
     return {
         "title": f"{len(folders)} runs: {', '.join(f.name for f in folders)}",
         "verdicts": [f"{name}: {v['word']} MLE: {v['reason']}" for name, v in judged.items()],
         "refused": refused,
-        "frontier": frontier_svg(lines) if lines else None,
-        "frontier_table": frontier_table(lines),
-        "scores": score_table(found["groups"]) if found["groups"] else None,
-        "runs": [run_view(f, at) for at, f in enumerate(folders)],
+        "frontiers": together,
+        "scores": score_table(groups) if groups else None,
+        "gaps": gap_table(found) if groups else None,
+        "runs": [run_view(f, at, alone=not together) for at, f in enumerate(folders, 1)],
+        "missing": [],
     }
 
 
-def run_view(folder: Folder, at: int) -> dict[str, Any]:
-    curves, left_out = read_curves(folder.records, folder.evaluations)
-    phases, has_frontier = read_phases(folder.records), bool(frontier_lines(folder.scores))
-    shown = [c for c in curves if c.name in SHOWN]
+def compared(folders: list[Folder]) -> tuple[dict[str, Any], list[str]]:
+    """What `compare` finds of the runs that have been scored, and in sentences why others, or all, are left out."""
+    whole = [f for f in folders if f.scores]
+    told = [f"{f.name} is not among those compared: it has no scores yet." for f in folders if not f.scores]
+    if len(whole) < 2:
+        return {"groups": {}}, [*told, "Nothing is compared: that takes two runs that have been scored."]
+    try:
+        return compare([f.path for f in whole]), told
+    except (ValueError, LookupError, TypeError) as e:  # measured otherwise, or by another version: the rest stands
+        return {"groups": {}}, [*told, f"Nothing is compared: {e}"]
+
+
+def lines_of(folders: list[Folder]) -> dict[str, list[Line]]:
+    """By frontier, the curves of all generators of all runs; those of one group, which differ in the seed, alike."""
+    first: dict[str, dict] = {}
+    groups = [group_of(f.config, first) for f in folders]
+    of = [f"{group}, " if len(set(groups)) > 1 else "" for group in groups]
+    return {
+        name: [
+            dataclasses.replace(line, name=f"{f.name}, {line.name}", series=f"{group}{line.name}")
+            for f, group in zip(folders, of, strict=True)
+            for line in frontier_lines({"generators": f.scores.get("generators")}, axes)
+        ]
+        for name, axes in AXES.items()
+    }
+
+
+def run_view(folder: Folder, at: int, alone: bool) -> dict[str, Any]:
+    """alone: with its own frontiers, as there are none of all runs together."""
+    curves, _ = read_curves(folder.records, folder.evaluations)
+    shown, phases = [c for c in curves if c.name in SHOWN], read_phases(folder.records)
+    judge, _ = discriminator.section(folder)
+    frontiers = frontier_pictures({n: frontier_lines(folder.scores, axes) for n, axes in AXES.items()}) if alone else []
+    pictures = [
+        *frontiers,
+        *(p for _, members in learning.grouped(shown, phases, folder.config) for p in members),
+        *(judge.pictures[:1] if judge else []),
+    ]
     return {
         "name": folder.name,
-        "verdict": folder.scores.get("verdict") or "No verdict.",
-        "groups": [("Curves", [panel(c, phases, f"run{at}-{k}") for k, c in enumerate(shown)])] if shown else [],
-        "missing": folder.missing + missing(folder, curves, left_out, has_frontier),
+        "verdict": scores.verdict(folder),
+        "pictures": [named(p, f"run{at}") for p in pictures],
+        "facts": ran.facts_table(folder),
+        "config": config_table(folder.config),
+        "missing": sections_of(folder)[1],
     }
 
 
-def panel(curve: Curve, phases: list[Phase], prefix: str) -> dict[str, Any]:
-    return {"curve": curve, "svg": curve_svg(curve, phases, prefix)}
+def named(picture: Picture, run: str) -> Picture:
+    """Under a name that is the only one on the page."""
+    return dataclasses.replace(picture, name=f"{run}-{picture.name}")
 
 
 def score_table(groups: dict[str, dict]) -> Table:
@@ -70,6 +104,21 @@ def score_table(groups: dict[str, dict]) -> Table:
     rows = [(name, *(shown(g["scores"].get(name)) for g in groups.values())) for name in names]
     head = ("score", *(f"{name}, seeds {', '.join(map(str, g['seeds']))}" for name, g in groups.items()))
     return Table("Mean ± half the 95 % interval over seeds (none with one seed)", head, rows)
+
+
+def gap_table(found: dict[str, Any]) -> Table:
+    """A row a pair of groups: quality at equal diversity of the one less that of the other, paired by seed."""
+    axes = AXES[found["frontier"]]
+    pairs = [(name, "its pre-trained", g["to_pretrained"]["over_range"]) for name, g in found["groups"].items()]
+    pairs += [(gap["of"], gap["against"], gap["over_range"]) for gap in found["gaps"]]
+    rows = []
+    for of, against, gap in pairs:
+        mean = gap["gap"] and (axes.sign * gap["gap"][0], gap["gap"][1])
+        p = "–" if gap["p"] is None else f"{gap['p']:.2g}"
+        rows.append((of, against, shown(mean), p, ", ".join(map(str, gap["seeds"])) or "–"))
+    better = "below" if axes.sign > 0 else "above"
+    caption = f"{axes.label} at equal {DIVERSITY[axes.diversity]}, the one less the other; {better} 0 the one is better"
+    return Table(caption, ("runs", "against", "gap ± half the 95 % interval", "p (paired t)", "seeds"), rows, headers=2)
 
 
 def shown(pair: tuple[float, float | None] | None) -> str:

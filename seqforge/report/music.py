@@ -6,10 +6,22 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from seqforge.report.rolls import Note, limits_of, roll_svg
+from seqforge.report.figures import Picture
+from seqforge.report.folder import Folder
+from seqforge.report.rolls import Note, limits_of, roll_picture
+from seqforge.report.section import Found, Section
 from seqforge.report.sound import data_uri
 
 Shown = tuple[list[Note], float]  # notes and length, in quarters
+
+
+def section(folder: Folder) -> Found:
+    found, told = read_music(folder.path)
+    if found is None:
+        return None, told
+    pairs = rows(found)
+    pictures = [one["picture"] for pair in pairs for one in pair.values()]
+    return Section("music", "Tunes", "section_music.html.j2", {"rows": pairs}, pictures), told
 
 
 def read_music(run: Path) -> tuple[dict[str, list[Shown]] | None, list[str]]:
@@ -38,11 +50,13 @@ def rows(found: dict[str, list[Shown]]) -> list[dict[str, dict[str, Any]]]:
     """One row a pair of tunes, all over the same range of pitches."""
     limits = limits_of([notes for side in found.values() for notes, _ in side])
     return [
-        {side: _panel(one, limits, f"roll-{side}-{at}") for side, one in (("real", a), ("generated", b)) if one}
-        for at, (a, b) in enumerate(zip_longest(found["real"], found["generated"]))
+        {side: _panel(one, limits, side, at) for side, one in (("real", a), ("generated", b)) if one}
+        for at, (a, b) in enumerate(zip_longest(found["real"], found["generated"]), 1)
     ]
 
 
-def _panel(one: Shown, limits: tuple[int, int], prefix: str) -> dict[str, Any]:
+def _panel(one: Shown, limits: tuple[int, int], side: str, at: int) -> dict[str, Picture | str | None]:
     notes, quarters = one
-    return {"svg": roll_svg(notes, quarters, limits, prefix), "sound": data_uri(notes) if notes else None}
+    caption = {"real": "Held out", "generated": "Generated"}[side]
+    picture = roll_picture(notes, quarters, limits, f"roll-{side}-{at}", caption, f"tune {at}")
+    return {"picture": picture, "sound": data_uri(notes) if notes else None}

@@ -1,13 +1,14 @@
 """Piano rolls: time to the right in quarters, pitch upwards."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from seqforge.report.figures import CSS, PAPER, Palette, dress, inline_svg, styled, write_png
+from seqforge.report.figures import PAPER, Palette, Picture, dress, styled, write_png
+from seqforge.report.tables import Table
 
 Note = tuple[float, float, int]  # onset and length in quarters, MIDI pitch
 LEAST_RANGE = 12  # semitones shown, so that a single note is not as high as the picture
@@ -38,7 +39,20 @@ def roll_png(notes: Sequence[Note], quarters: float, out: Path) -> None:
         write_png(figure, out)
 
 
-def roll_svg(notes: Sequence[Note], quarters: float, limits: tuple[int, int], prefix: str) -> Markup:
-    figure = Figure(figsize=(4.4, 2.3))
-    draw_roll(figure.add_axes((0.1, 0.22, 0.87, 0.74)), notes, quarters, CSS, limits)
-    return inline_svg(figure, prefix, f"piano roll of {len(notes)} notes over {quarters:g} quarters")
+def roll_picture(
+    notes: Sequence[Note], quarters: float, limits: tuple[int, int], name: str, caption: str, detail: str
+) -> Picture:
+    rows = [(f"{on:g}", f"{length:g}", f"{pitch}") for on, length, pitch in notes]
+    return Picture(
+        name=name,
+        caption=caption,
+        label=f"piano roll of {len(notes)} notes over {quarters:g} quarters",
+        draw=partial(_draw, notes, quarters, limits),
+        table=Table("The notes", ("onset (quarters)", "length (quarters)", "MIDI pitch"), rows),
+        detail=detail,
+        size=(4.4, 2.3),
+    )
+
+
+def _draw(notes: Sequence[Note], quarters: float, limits: tuple[int, int], figure: Figure, palette: Palette) -> None:
+    draw_roll(figure.add_axes((0.1, 0.22, 0.87, 0.74)), notes, quarters, palette, limits)

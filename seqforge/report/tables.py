@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqforge.frontier import heat
-from seqforge.report.curves import Curve, listed_points
-from seqforge.report.folder import number
-from seqforge.report.frontier import Line, subject_scores, subjects
+from seqforge.report.folder import number, subject_scores, subjects
 
 DIFFERS = " †"  # marks a row whose columns were not measured in the same way
 
@@ -101,27 +99,6 @@ def signature_table(scores: dict[str, Any]) -> Table:
                 holders.setdefault((*key, str(score.get("signature") or "none")), []).append(column)
     rows = [(name, heat, ", ".join(held), signature) for (name, heat, signature), held in holders.items()]
     return Table("How each score was measured", ("score", "temperature", "columns", "signature"), rows, headers=2)
-
-
-def curve_table(curve: Curve) -> Table:
-    shown = listed_points(curve.points)
-    caption = f"{curve.name} by step" + (f", {curve.unit}" if curve.unit else "")
-    if len(shown) < len(curve.points):
-        caption += f" ({len(shown)} of {len(curve.points)} records; all are in log.jsonl)"
-    if curve.signatures:
-        caption += "; signature " + " and ".join(curve.signatures)
-    return Table(caption, ("step", "value"), [(f"{p.step}", show(p.value, p.stderr)) for p in shown])
-
-
-def frontier_table(lines: list[Line]) -> Table:
-    rows = [
-        (line.name, heat(p.temperature), show(p.test, p.test_stderr), show(p.oracle, p.oracle_stderr))
-        for line in lines
-        for p in line.points
-    ]
-    return Table(
-        "Quality and diversity by temperature", ("generator", "temperature", "nll_test", "nll_oracle"), rows, 2
-    )
 
 
 def config_table(config: dict[str, Any]) -> Table:

@@ -1,0 +1,47 @@
+"""The scores side by side, and the verdict in a sentence, or why there is none."""
+
+from dataclasses import replace
+
+from seqforge.report.folder import Folder, number, subjects
+from seqforge.report.section import Found, Section
+from seqforge.report.tables import DIFFERS, Table, side_by_side, signature_table
+
+
+def section(folder: Folder) -> Found:
+    if not subjects(folder.scores):
+        return None, [
+            "The side-by-side table: scores.json lists no generator and no reference."
+        ] if folder.scores else []
+    table = side_by_side(folder.scores)
+    view = {
+        "at_one": at_one(table),
+        "table": table,
+        "signatures": signature_table(folder.scores),
+        "incomparable": any(row[1].endswith(DIFFERS) for row in table.rows),
+    }
+    return Section("scores", "Side by side", "section_scores.html.j2", view), []
+
+
+def at_one(table: Table) -> Table:
+    """Its rows at temperature 1, and of what has none; the whole where nothing was measured there."""
+    rows = [row for row in table.rows if row[1].removesuffix(DIFFERS) in ("1", "–")]
+    if not rows:
+        return table
+    return replace(table, caption=f"{table.caption}, at temperature 1", rows=rows)
+
+
+def verdict(folder: Folder) -> str:
+    """Of the run's own evaluation; where there is none, that and why."""
+    told = folder.scores.get("verdict")
+    if told:
+        return str(told)
+    steps = [int(s) for r in folder.records if (s := number(r["step"])) is not None]
+    if not folder.scores:
+        how = "it ended" if folder.of_kind("end") else "it is still running or was cut off"
+        return f"No verdict: the run has not been scored ({how}, at step {max(steps, default=0)})."
+    if len(subjects({"generators": folder.scores.get("generators")})) < 2:
+        return (
+            "No verdict: the run has one generator, and none trained by likelihood alone to hold it against; "
+            "seqforge compare puts it beside a run of mle."
+        )
+    return "No verdict: its two generators share no frontier to be judged by."
