@@ -98,6 +98,21 @@ def test_a_bad_dialogue_is_named_or_left_out_and_counted(name, line, told, tmp_p
     assert told in next(iter(found.first_skipped.values()))
 
 
+@pytest.mark.parametrize("bad", [b'{"messages": [', b"\xff"])
+def test_a_bad_first_line_is_named_like_any_other(bad, tmp_path):
+    """It ended in a traceback, as the format is found by that line; a byte that is no UTF-8 stopped even `skip`."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(bad + b"\n" + messages(TALK[1]).encode() + b"\n")
+    with pytest.raises(ValueError, match=r"a.jsonl:1: .*--data.on_error skip"):
+        read_dialogues(str(path))
+    found = read_dialogues(str(path), on_error="skip")
+    assert (found.format, found.turns) == ("messages", [TALK[1]])
+    assert sum(found.skipped.values()) == 1
+    path.write_bytes(b'{"messages": [\n')
+    with pytest.raises(ValueError, match="no dialogue of two turns in it, read as pairs; left out: 1 not JSON"):
+        read_dialogues(str(path), on_error="skip")
+
+
 def test_one_turn_is_left_out_and_counted(tmp_path):
     path = written(tmp_path, "a.jsonl", f"{messages(['Hi'])}\n{messages(TALK[0])}\n")
     found = read_dialogues(path)

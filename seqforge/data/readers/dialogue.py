@@ -85,15 +85,25 @@ def _kind(found: Found, labels: bool) -> str:
         return "yaml"
     if suffix in PARALLEL:
         return "parallel"
-    first = next((text for _, text in lines(Found(found.path)) if text.strip()), "")
-    if first.lstrip().startswith("{"):
-        return "messages" if "messages" in _object(first) else "pairs"
+    first = next((text for _, text in lines(Found(found.path, found.on_error))), "")
+    if first.startswith("{"):
+        return _kind_of_records(found)
     if EOU in first:
         return "eou"
     raise ValueError(
         f"{found.path}:1: {first[:40]!r} is no dialogue; give JSON lines with `messages` or `prompt` and `completion`, "
         f"lines with {EOU} between the turns, X.src beside X.trg, or YAML lists of turns"
     )
+
+
+def _kind_of_records(found: Found) -> str:
+    """By the first line that is an object; a broken one before it is told of, or left out, by who reads them all."""
+    for _, text in lines(Found(found.path, found.on_error)):
+        try:
+            return "messages" if "messages" in _object(text) else "pairs"
+        except Flaw:
+            continue
+    return "pairs"
 
 
 def _object(text: str) -> dict[str, Any]:
