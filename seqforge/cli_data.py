@@ -272,7 +272,8 @@ def _documents(files: dict[str, str], config: DataConfig) -> tuple[dict[str, Doc
         return {name: corpora.read_document(path, config) for name, path in files.items()}, False
     if len(played) < len(files):
         text = next(path for name, path in files.items() if name not in played)
-        raise ValueError(f"{text}: not MIDI, but the others are; give folders of MIDI for all")
+        what = "not MIDI, but the others are" if Path(text).exists() else "no such file"
+        raise ValueError(f"{text}: {what}; give folders of MIDI for all")
     documents = {}
     for name, path in files.items():
         read = music.read_folder(Path(path), config.music, config.on_error == "stop")

@@ -170,6 +170,8 @@ def test_scoring_a_folder_of_tunes_against_another(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("a\nb\n")
     assert main(["score", "--samples", str(a), "--references", str(tmp_path / "text.txt")]) == 2
     assert "text.txt: not MIDI, but the others are" in capsys.readouterr().err
+    assert main(["score", "--samples", str(a), "--references", str(tmp_path / "nix")]) == 2
+    assert "nix: no such file; give folders of MIDI for all" in capsys.readouterr().err
 
 
 def test_a_metric_of_tunes_on_text_is_refused(tmp_path, capsys):
