@@ -147,9 +147,7 @@ def sentence(
         told = f"The {stage} stage {first.word} MLE: {reason(first, of)}"
         if first.word == "beats":
             told += " Whether that is the reward's doing, the controls tell (seqforge compare --controls RUN)."
-    if fallen and (first is None or first.word == "loses to"):
-        told += f" {fallen}"
-    return f"{told}{plain}"
+    return f"{told}{f' {fallen}' if fallen else ''}{plain}"
 
 
 def _as_they_are(mine: list[dict], theirs: list[dict], axes: Axes) -> str:

@@ -140,6 +140,22 @@ def test_a_collapse_is_named():
     assert "collapsed" not in told
 
 
+@pytest.mark.parametrize("word", ["ties with", "beats", "loses to"])
+def test_a_collapse_is_named_whatever_the_area_says(word):
+    """Where the two share a short stretch of diversity they may tie there, and the collapse went without a word."""
+
+    def scores(entropy):
+        values = {"nll_test": 8.0, "nll_oracle": 9.0, "entropy": entropy}
+        return [{"name": k, "temperature": 1.0, "value": v, "stderr": 0.1} for k, v in values.items()]
+
+    found = [Judgement("oracle", word, 0.0, -0.1, 0.1, 8.0, 8.1, "bootstrap", 400)]
+    told = verdict.sentence(scores(0.49), scores(1.0), found, "adversarial")
+    assert told is not None
+    assert told.startswith(f"The adversarial stage {word} MLE")
+    assert "at no temperature evaluated is its entropy above 0.490, for 1.000 before" in told
+    assert "collapsed" not in str(verdict.sentence(scores(0.51), scores(1.0), found, "adversarial"))
+
+
 def test_without_draws_there_is_no_verdict():
     """A number without its interval is none."""
     scores, _ = row(counterpart(), corpus(0, test=100), 1, 100)
