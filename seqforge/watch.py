@@ -65,26 +65,39 @@ def watch(
     corpus = corpora.load(stored.data).to(stored.device)
     scored = 0
     while True:
+        before = scored
+        try:
+            ended = has_ended(run)  # before the listing: what is listed after the end is all there is
+            (run / "evaluations").mkdir(exist_ok=True)
+            for folder in _unscored(run):
+                if _score(folder, corpus, config, stored.precision):
+                    scored += 1
+                    summarise(run, score)
+        except FileNotFoundError:
+            if (run / "config.yaml").is_file():
+                raise
         if not (run / "config.yaml").is_file():
             raise ValueError(f"{run}: removed while it was watched; {scored} checkpoints had been scored")
-        ended = has_ended(run)  # before the listing: what is listed after the end is all there is
-        (run / "evaluations").mkdir(exist_ok=True)
-        todo = [c for c in checkpoint.every(run / "checkpoints") if not result_of(c).is_file()]
-        before = scored
-        for folder in todo:
-            with checkpoint.claimed(folder) as mine:
-                if mine and folder.is_dir() and not result_of(folder).is_file():
-                    found = assess(folder, corpus, config, stored.precision)
-                    _write(result_of(folder), json.dumps(found, indent=1))
-                    scored += 1
-                    print(f"{run.name} {folder.name}  {in_short(found)}", file=sys.stderr)
-            if scored > before:
-                summarise(run, score)
         if scored == before:
-            if ended and not [c for c in checkpoint.every(run / "checkpoints") if not result_of(c).is_file()]:
+            if ended and not _unscored(run):
                 summarise(run, score)
                 return scored
             time.sleep(seconds)
+
+
+def _unscored(run: Path) -> list[Path]:
+    return [c for c in checkpoint.every(run / "checkpoints") if not result_of(c).is_file()]
+
+
+def _score(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str) -> bool:
+    """Score a checkpoint and write its result; False where another evaluator does or has done so, or it is gone."""
+    with checkpoint.claimed(folder) as mine:
+        if not mine or not folder.is_dir() or result_of(folder).is_file():
+            return False
+        found = assess(folder, corpus, config, precision)
+        _write(result_of(folder), json.dumps(found, indent=1))
+        print(f"{folder.parent.parent.name} {folder.name}  {in_short(found)}", file=sys.stderr)
+        return True
 
 
 def _wait_for(path: Path, seconds: float) -> None:

@@ -156,6 +156,20 @@ def test_a_folder_removed_while_it_is_watched_is_named(run, monkeypatch):
         watch.watch(run)
 
 
+def test_a_folder_removed_while_a_checkpoint_is_scored_is_named_too(run, monkeypatch):
+    """It ended in "no such file: evaluations/step-2.json"."""
+    plain = watch.assess
+
+    def assess(folder, *args):
+        if folder.name == "step-2":
+            shutil.rmtree(run)
+        return plain(folder, *args)
+
+    monkeypatch.setattr(watch, "assess", assess)
+    with pytest.raises(ValueError, match="removed while it was watched; 1 checkpoints had been scored"):
+        watch.watch(run)
+
+
 def test_a_damaged_checkpoint_has_a_row_that_says_so(run):
     (run / "checkpoints" / "step-2" / "generator" / "model.safetensors").write_bytes(b"?")
     assert watch.watch(run) == 4
@@ -194,6 +208,14 @@ def test_the_best_is_the_highest_or_the_lowest_as_the_score_has_it(score, best, 
 def test_bad_options_are_refused(options, run, capsys):
     assert main(["evaluate", str(run), "--watch", *options]) == 2
     assert "seconds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options", [["--score", "fed"], ["--poll", "1"], ["--watch", "--json"], ["--watch", "--temperatures", "[0.5]"]]
+)
+def test_options_that_would_do_nothing_are_refused(options, tmp_path, capsys):
+    assert main(["evaluate", str(tmp_path), *options]) == 2
+    assert f"does nothing with{'' if '--watch' in options else 'out'} --watch" in capsys.readouterr().err
 
 
 def test_a_clock_that_jumps_changes_nothing(run):
