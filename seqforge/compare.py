@@ -61,6 +61,16 @@ def facts_of(scores: list[dict]) -> set[str]:
     return {s["signature"] for s in scores}
 
 
+def difference(mine: set[str], theirs: set[str]) -> tuple[str, str]:
+    """Of two unlike sets of signatures, one of each that is not in the other: of the same score where there is one."""
+    ours, others = sorted(mine - theirs), sorted(theirs - mine)
+    pairs = [(a, b) for a in ours for b in others if a.partition("|")[0] == b.partition("|")[0]]
+    if pairs:
+        return pairs[0]
+    lacks = "no score of that name"
+    return (ours[0], lacks) if ours else (lacks, others[0])
+
+
 def compare(runs: Sequence[Path]) -> dict:
     """Per group of runs: each score at temperature 1, and the gaps to the group's own pre-trained generators; the
     gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds,
@@ -82,8 +92,11 @@ def compare(runs: Sequence[Path]) -> dict:
         if reference is None:
             reference = (run, facts_of(final))
         elif facts_of(final) != reference[1]:
-            a, b = min(reference[1] - facts_of(final), default="-"), min(facts_of(final) - reference[1], default="-")
-            raise ValueError(f"{reference[0]} and {run} cannot be compared: {a} against {b}")
+            a, b = difference(reference[1], facts_of(final))
+            raise ValueError(
+                f"{reference[0]} and {run} cannot be compared: {a} against {b}; take runs of the same data, and score "
+                f"them alike by: seqforge evaluate {run}, with --samples, --temperatures, --metrics as of the other"
+            )
         name = group_of(config, first)
         group = groups.setdefault(name, {})
         if config["seed"] in group:

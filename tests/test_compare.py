@@ -10,7 +10,7 @@ import yaml
 from scipy import stats
 
 from seqforge.cli import main
-from seqforge.compare import compare, group_of, paired_p, read_run
+from seqforge.compare import compare, difference, group_of, paired_p, read_run
 from seqforge.evaluate import EvaluateConfig
 from seqforge.frontier import best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
 from seqforge.tables import comparison_tables
@@ -219,6 +219,15 @@ def test_runs_measured_otherwise_are_refused_with_both_names(tmp_path, other):
     if len(other) == len(curve(LINE)):
         with pytest.raises(ValueError, match=r"n:100.* against .*n:200"):
             compare([a, b])
+
+
+def test_the_signatures_named_are_of_one_score():
+    """With scores that only one side has, the first of each in the alphabet were named: BLEU against NLL_test."""
+    mine, theirs = {"bleu2|tok:a", "nll_test|n:1"}, {"fed|n:1", "nll_test|n:2"}
+    assert difference(mine, theirs) == ("nll_test|n:1", "nll_test|n:2")
+    assert difference(theirs, mine) == ("nll_test|n:2", "nll_test|n:1")
+    assert difference({"a|1", "b|1"}, {"a|1"}) == ("b|1", "no score of that name")
+    assert difference({"a|1"}, {"a|1", "b|1"}) == ("no score of that name", "b|1")
 
 
 def three_groups(home):
