@@ -77,6 +77,27 @@ def test_seeds_in_processes_of_their_own_give_what_a_run_alone_gives(tmp_path):
     assert both.read_text() == (tmp_path / "alone" / "scores.json").read_text()
 
 
+@pytest.mark.parametrize(("limit", "threads"), [(1, None), (2, "1")])
+def test_side_by_side_each_has_one_thread_and_alone_it_has_the_machine(limit, threads, tmp_path, monkeypatch):
+    seen = []
+
+    class Started:
+        returncode = 0
+
+        def __init__(self, command, env, **_):
+            seen.append((command[-4:], env.get("OMP_NUM_THREADS"), env["OMP_WAIT_POLICY"]))
+
+        def poll(self):
+            return 0
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(Popen=Started))
+    seeds.begin(tmp_path / "f", "mle", ["--mle.lr", "1"], [4, 5])
+    seeds.carry_out(tmp_path / "f", limit)
+    out = [str(run) for run in seeds.runs_of((tmp_path / "f").resolve())]
+    assert seen == [(["--seed", str(s), "--out", o], threads, "PASSIVE") for s, o in zip((4, 5), out, strict=True)]
+
+
 def test_what_is_wrong_is_said_before_any_seed_starts(tmp_path, capsys):
     out = ["--out", str(tmp_path / "x")]
     for wrong, told in (
