@@ -38,7 +38,7 @@ def train_(argv: list[str]) -> int:
     controlled = values.pop("with_controls")
     config, method_config = build(RunConfig, values), build(METHODS[method][0], values)
     if controlled:
-        controls.check(method, getattr(method_config, "reward", None))
+        controls.check(method, method_config, "--with-controls: ", start)
     _warn_if_busy(config.threads)
     folder = train(method, config, method_config, given, start, recipe)
     shown = _show(folder)
@@ -55,8 +55,9 @@ def _train_seeds(method: str, argv: list[str]) -> int:
     if any(a.partition("=")[0] == "--seed" for a in rest):
         raise ValueError("--seed and --seeds exclude each other; give one of them")
     values = options.parse_train(method, [*rest, "--seed", str(wanted[0])]).as_dict()  # refused once, before any starts
-    for cls in (RunConfig, METHODS[method][0]):
-        build(cls, values)
+    _, method_config = (build(cls, values) for cls in (RunConfig, METHODS[method][0]))
+    if values["with_controls"]:
+        controls.check(method, method_config, "--with-controls: ", values["from"])
     limit = seeds.at_once(int(together) if together.isdigit() else -1, len(wanted))
     folder = Path(args.out) if args.out else free_folder(f"{method}-seeds")
     seeds.begin(folder, method, rest, wanted)
@@ -71,6 +72,8 @@ def _end_seeds(folder: Path, limit: int) -> int:
     from seqforge import report
 
     cli_runs.show_comparison(seeds.runs_of(folder))
+    if any((run / "controls").is_dir() for run in seeds.runs_of(folder)):
+        cli_runs.show_controls(folder)
     page = report.build_many(seeds.runs_of(folder), folder / "report.html")
     out.print(f"runs {folder}/seed-*  report {page}", markup=False, soft_wrap=True)
     return 0

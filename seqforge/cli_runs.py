@@ -2,11 +2,10 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,7 +22,16 @@ from seqforge.evaluate import EvaluateConfig
 from seqforge.options import Parser
 from seqforge.sampling import Filter
 from seqforge.settings import RunConfig, build, settle
-from seqforge.tables import comparison_latex, comparison_markdown, out, print_comparison, print_controls, print_scores
+from seqforge.tables import (
+    as_latex,
+    as_markdown,
+    comparison_tables,
+    controls_tables,
+    out,
+    print_comparison,
+    print_controls,
+    print_scores,
+)
 from seqforge.training import write_report
 
 
@@ -151,12 +159,11 @@ def evaluate_(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, help="seed of the samples (default: one for all runs)")
     parser.add_argument("--json", action="store_true", help="print scores.json in place of the table")
     parser.add_argument("--watch", action="store_true", help="each checkpoint as it appears, until the training ends")
-    parser.add_argument("--poll", type=float, default=5.0, help="with --watch: seconds between two looks")
-    parser.add_argument("--score", default="nll_valid", help="with --watch: what the best checkpoint is chosen by")
+    parser.add_argument("--poll", type=float, help="with --watch: seconds between two looks (default: 5)")
+    parser.add_argument("--score", help="with --watch: what the best checkpoint is chosen by (default: nll_valid)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: one with --watch, else torch's choice")
     args = parser.parse_args(argv)
-    if args.threads < 0 or not args.poll > 0:
-        raise ValueError(f"--threads is {args.threads}, --poll {args.poll}; give 0 or more, and more than 0 seconds")
+    _check_watch(args)
     if args.threads or args.watch:
         torch.set_num_threads(args.threads or 1)
     if args.watch:
@@ -172,11 +179,23 @@ def evaluate_(argv: list[str]) -> int:
     return 0
 
 
+def _check_watch(args: Namespace) -> None:
+    """Raises ValueError for numbers out of range, and for options that would do nothing with --watch or without it."""
+    if args.threads < 0 or (args.poll is not None and not args.poll > 0):
+        raise ValueError(f"--threads is {args.threads}, --poll {args.poll}; give 0 or more, and more than 0 seconds")
+    if args.watch:
+        idle, remedy = {"--json": args.json, "--temperatures": args.temperatures}, "with --watch; leave it out"
+    else:
+        idle, remedy = {"--poll": args.poll, "--score": args.score}, "without --watch; give that too, or leave it out"
+    for name in (name for name, given in idle.items() if given):
+        raise ValueError(f"{name} does nothing {remedy}")
+
+
 def _watch(args: Namespace) -> int:
     def config(stored: EvaluateConfig) -> EvaluateConfig:
         return dataclasses.replace(stored, **_given(args))
 
-    watch.watch(args.run, config, args.poll, args.score)
+    watch.watch(args.run, config, args.poll or 5.0, args.score or "nll_valid")
     out.print(str(args.run / "evaluations.csv"), markup=False, soft_wrap=True)
     return 0
 
@@ -232,51 +251,59 @@ def compare_(argv: list[str]) -> int:
         nargs="*",
         help="run folders, or folders of seeds; the first names the group others are held to",
     )
-    parser.add_argument("--controls", type=Path, help="train the null controls of this run and say what D's share is")
+    parser.add_argument(
+        "--controls",
+        type=Path,
+        help="train the null controls of this run, or folder of seeds, and say what D's share is",
+    )
     parser.add_argument("--json", action="store_true", help="short for --format json")
     parser.add_argument("--format", default="table", help="table, json, markdown or latex (for booktabs)")
     parser.add_argument("--plot", type=Path, help="write NLL_oracle over NLL_test of all runs to this PNG")
     args = parser.parse_args(argv)
+    shown = "json" if args.json else args.format
+    if shown not in ("table", *FORMATS):
+        raise ValueError(f"--format is {shown!r}, but must be one of: table, {', '.join(FORMATS)}")
     if args.controls:
-        return _controls(args)
+        if args.runs or args.plot:
+            raise ValueError("--controls takes one run, or a folder of seeds, no other runs and no --plot")
+        return show_controls(args.controls, shown)
     if not args.runs:
         raise ValueError("compare: no runs; give run folders, or --controls RUN")
-    if args.format != "table" and args.format not in FORMATS:
-        raise ValueError(f"--format is {args.format!r}, but must be one of: table, {', '.join(FORMATS)}")
-    runs = [
-        run for folder in args.runs for run in (seeds.runs_of(folder) if (folder / seeds.FILE).is_file() else [folder])
-    ]
+    runs = [run for folder in args.runs for run in runs_of(folder)]
     found = compare.compare(runs)
     if args.plot:
         from seqforge import report
 
         report.compare_png(runs, args.plot)
-    shown = "json" if args.json else args.format
     if shown == "table":
         print_comparison(found)
     else:
-        print(FORMATS[shown](found))
+        print(FORMATS[shown](found, comparison_tables))
     return 0
 
 
-def _controls(args: Namespace) -> int:
-    """The null controls of a run, at its own rounds, and the share of the gain that D explains."""
-    if args.runs:
-        raise ValueError("--controls takes one run and no others; leave the rest out")
-    return show_controls(args.controls, args.json)
+def runs_of(folder: Path) -> list[Path]:
+    """A run, or those of a folder of seeds."""
+    return seeds.runs_of(folder) if (folder / seeds.FILE).is_file() else [folder]
 
 
-def show_controls(run: Path, as_json: bool = False) -> int:
-    """Train the controls of a run that are missing, and print the share of the gain that D explains."""
-    found = controls.share(run, controls.carry_out(run))
-    print(json.dumps(found, indent=1)) if as_json else print_controls(found)
+def show_controls(folder: Path, shown: str = "table") -> int:
+    """Train the controls that are missing of a run, or of each run of a folder of seeds, and print the share of the
+    gain that D explains.
+    """
+    each = [controls.share(run, controls.carry_out(run)) for run in runs_of(folder)]
+    found = controls.shares_over_seeds(each) if len(each) > 1 else each[0]
+    if shown == "table":
+        print_controls(found)
+    else:
+        print(FORMATS[shown](found, controls_tables))
     return 0
 
 
-FORMATS = {
-    "json": functools.partial(json.dumps, indent=1),
-    "markdown": comparison_markdown,
-    "latex": comparison_latex,
+FORMATS: dict[str, Callable[[dict, Callable[[dict], list]], str]] = {
+    "json": lambda found, _: json.dumps(found, indent=1),
+    "markdown": lambda found, tables: as_markdown(tables(found)),
+    "latex": lambda found, tables: as_latex(tables(found)),
 }
 
 

@@ -119,33 +119,45 @@ def print_comparison(found: dict) -> None:
             out.print(f"{name}: {v['word']} MLE: {v['reason']}", markup=False)
 
 
-def print_controls(found: dict) -> None:
-    """The gain of a run and of its controls over its pre-trained generator, and what of it is the discriminator's."""
-    axes = AXES[found["frontier"]]
+def controls_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The gain of a run, or of several seeds, and of its controls over its pre-trained generator, and what of it is the
+    discriminator's: title, head and rows.
+    """
+    axes, several = AXES[found["frontier"]], isinstance(found["run"], list)
 
     def shown(j: dict | None) -> str:
         if j is None:
-            return "no shared range"
+            return "no range shared in two seeds" if several else "no shared range"
         low, high = sorted((axes.sign * j["low"], axes.sign * j["high"]))
         return f"{axes.sign * j['gap']:+.3f} ({low:+.3f} to {high:+.3f})"
 
-    table = Table("reward", "less its pre-trained", "the run less it", "share of the gain that D explains", box=None)
-    table.add_row("discriminator", shown(found["gain"]), "", "")
+    rows = [["discriminator", shown(found["gain"]), "", ""]]
     for name, c in found["controls"].items():
         part = c["share_of_d"]
         told = "no gain to share" if part is None else "{:.0%} ({:.0%} to {:.0%})".format(*part)
-        table.add_row(name, shown(c["gain"]), shown(c["run_against_it"]), told)
-    out.print(table)
-    out.print(
+        rows.append([name, shown(c["gain"]), shown(c["run_against_it"]), told])
+    error = f"over {len(found['run'])} seeds" if several else "sampling error, one seed"
+    title = (
         f"{axes.label} at equal {DIVERSITY[axes.diversity]}, mean between the frontiers, 95 % interval in brackets: "
-        "sampling error, one seed"
+        f"{error}"
     )
+    return [(title, ["reward", "less its pre-trained", "the run less it", "share of the gain that D explains"], rows)]
 
 
-def comparison_markdown(found: dict) -> str:
-    """The same as Markdown."""
+def print_controls(found: dict) -> None:
+    """The same on the terminal."""
+    for title, head, rows in controls_tables(found):
+        table = Table(*head, box=None)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        out.print(table)
+        out.print(title, markup=False)
+
+
+def as_markdown(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
+    """Tables (title, head, rows) as Markdown."""
     lines = []
-    for title, head, rows in comparison_tables(found):
+    for title, head, rows in tables:
         lines += [f"{title}:", "", *(_piped(r) for r in (head, ["---"] * len(head), *rows)), ""]
     return "\n".join(lines)
 
@@ -158,10 +170,10 @@ _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", 
 _LATEX |= {c: f"\\{c}" for c in "&%$#_{}"}
 
 
-def comparison_latex(found: dict) -> str:
+def as_latex(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
     """The same as LaTeX tabulars, for booktabs."""
     lines = []
-    for title, head, rows in comparison_tables(found):
+    for title, head, rows in tables:
         body = [" & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in r) + r" \\" for r in (head, *rows)]
         lines += [f"% {title}", rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\toprule", body[0], r"\midrule"]
         lines += [*body[1:], r"\bottomrule", r"\end{tabular}", ""]
