@@ -165,6 +165,21 @@ def test_without_draws_there_is_no_verdict():
     assert told.startswith("No verdict")
 
 
+def test_the_interval_by_parts_is_students():
+    """Eight parts: 2.365 standard errors of their mean gap, not 2.365 of their standard deviations."""
+    line, moves = [(8.0, 9.0), (9.0, 8.0), (10.0, 7.0)], np.arange(8) / 100
+    sides = []
+    for by, move in ((0.3, moves), (0.0, 0 * moves)):
+        values = {(n, 1 + k / 10): v for k, (x, y) in enumerate(line) for n, v in (("reverse_lm3", x), ("lm3", y - by))}
+        scores = [{"name": n, "temperature": t, "value": v, "stderr": 0.1} for (n, t), v in values.items()]
+        sides.append((scores, {(n, t): v + move * (n == "lm3") for (n, t), v in values.items()}))
+    (mine, my_draws), (theirs, their_draws) = sides
+    found = judge("lm", mine, theirs, my_draws, their_draws)
+    assert found is not None
+    half = 2.365 * moves.std(ddof=1) / 8**0.5
+    assert (found.gap, found.low, found.high) == pytest.approx((-0.3, -0.3 - half, -0.3 + half), abs=1e-5)
+
+
 def test_seeds_together_by_hand():
     each = [Judgement("oracle", "beats", g, g - 1, g + 1, 8.0, 9.0 + g, "bootstrap", 400) for g in (-0.3, -0.5, -0.1)]
     found = over_seeds(each)
