@@ -10,9 +10,9 @@ import yaml
 from scipy import stats
 
 from seqforge.cli import main
-from seqforge.compare import compare, difference, group_of, paired_p, read_run
+from seqforge.compare import compare, difference, group_of, paired_p, ranks, read_run
 from seqforge.evaluate import EvaluateConfig
-from seqforge.frontier import best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
+from seqforge.frontier import ORACLE, best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
 from seqforge.tables import comparison_tables
 from seqforge.verdict import Judgement
 
@@ -253,6 +253,11 @@ def test_gaps_are_tested_in_pairs_and_groups_ranked(tmp_path):
 def test_groups_without_a_seed_in_common_have_no_rank(tmp_path):
     runs = [make_run(tmp_path / "a", 1, curve(LINE)), make_run(tmp_path / "b", 2, curve(LINE), reward="random")]
     assert [g["rank"] for g in compare(runs)["groups"].values()] == [None, None]
+
+
+def test_groups_that_share_no_diversity_share_their_rank():
+    far = [(x + 3, y) for x, y in LINE]
+    assert ranks({"a": {0: curve(LINE)}, "b": {0: curve(far)}}, ORACLE) == {"a": 1.5, "b": 1.5}
 
 
 def test_the_verdict_of_several_seeds_is_over_the_seeds(tmp_path):
