@@ -31,8 +31,15 @@ def carry_out(run: Path) -> dict[str, Path]:
     plain = evaluate.read_config(run)
     if plain["method"] not in training.METHODS or not watch.has_ended(run):
         raise ValueError(f"{run}: has not ended; go on by: seqforge resume {run}")
+    if stopped := read_log(run / "log.jsonl")[0][-1].get("stopped"):
+        raise ValueError(
+            f"{run}: stopped early ({stopped}), so its controls would train longer; train without --stop-on"
+        )
     check(plain["method"], plain.get("reward"), f"{run}: ")
-    config, method = build(RunConfig, plain), build(training.METHODS[plain["method"]][0], plain)
+    config, method = (
+        dataclasses.replace(build(RunConfig, plain), stop_on=[]),
+        build(training.METHODS[plain["method"]][0], plain),
+    )
     found = {}
     for reward in REWARDS:
         changes = {"reward": reward} | ({"baseline": "none"} if reward == "constant" else {})
