@@ -319,9 +319,17 @@ def test_stop_on_collapse_ends_the_run_in_order(stopped, tmp_path, capsys):
     assert json.loads((stopped / "scores.json").read_text())["generators"][-1]["name"] == "final"
     page = (stopped / "report.html").read_text()
     assert "stopped early" in page
+    assert "Health (docs/health.md)" in page
     assert "collapse: the entropy of samples is" in page
     assert main(["resume", str(stopped)]) == 0
     assert "has finished" in capsys.readouterr().out
+
+
+def test_a_run_stopped_early_has_no_controls_of_equal_length(stopped, capsys):
+    assert main(["compare", "--controls", str(stopped)]) == 2
+    said = capsys.readouterr().err
+    assert "stopped early (collapse: " in said
+    assert "train without --stop-on" in said
 
 
 def test_the_best_by_validation_is_kept_and_named(stopped, tmp_path, capsys):
