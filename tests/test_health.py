@@ -319,7 +319,7 @@ def test_stop_on_collapse_ends_the_run_in_order(stopped, tmp_path, capsys):
     assert json.loads((stopped / "scores.json").read_text())["generators"][-1]["name"] == "final"
     page = (stopped / "report.html").read_text()
     assert "stopped early" in page
-    assert "Health (docs/health.md)" in page
+    assert "What its warnings are read from" in page
     assert "collapse: the entropy of samples is" in page
     assert main(["resume", str(stopped)]) == 0
     assert "has finished" in capsys.readouterr().out
