@@ -26,6 +26,7 @@ except ImportError:  # Windows has none
 
 
 MILESTONE = "milestone"
+BEST = "best.json"  # in the run folder, by the training; in evaluations/, by an evaluator beside
 
 
 def write(folder: Path, models: dict[str, nn.Module], training: dict, extra: dict[str, str], tag: str | None) -> None:
@@ -175,10 +176,10 @@ def claimed(folder: Path) -> Iterator[bool]:
         yield mine
 
 
-def best_of(checkpoints: Path) -> str | None:
-    """The name of the checkpoint that an evaluator found best, if there is one."""
+def best_of(folder: Path) -> str | None:
+    """The name of the checkpoint that best.json in a folder names, if there is one."""
     try:
-        return json.loads((checkpoints.parent / "evaluations" / "best.json").read_text())["checkpoint"]
+        return json.loads((folder / BEST).read_text())["checkpoint"]
     except (OSError, ValueError, KeyError):
         return None
 
@@ -190,10 +191,11 @@ def prune(checkpoints: Path, keep: int, milestones: int = 0) -> None:
     tags = {p: tags_of(p) for p in every(checkpoints)}
     untagged = [p for p, t in tags.items() if not t]
     passing = [p for p, t in tags.items() if t == {MILESTONE}] if milestones else []
-    evaluations, best = checkpoints.parent / "evaluations", best_of(checkpoints)
+    evaluations = checkpoints.parent / "evaluations"
+    best = {best_of(checkpoints.parent), best_of(evaluations)}
     for folder in (untagged[:-keep] if keep else untagged) + passing[: -milestones or None]:
         waits = folder in passing and evaluations.is_dir() and not (evaluations / f"{folder.name}.json").is_file()
-        if folder.name == best or waits:
+        if folder.name in best or waits:
             continue
         with claimed(folder) as ours:
             if ours:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from seqforge import __version__, cli_chat, cli_data, cli_runs, cli_sweep, controls, options, seeds
 from seqforge.options import Parser
+from seqforge.report.folder import read_log
 from seqforge.settings import RunConfig, build
 from seqforge.tables import out
 from seqforge.training import METHODS, Interrupted, free_folder, resume, train, write_report
@@ -106,8 +107,14 @@ def resume_(argv: list[str]) -> int:
 
 
 def _show(folder: Path) -> int:
-    """The end of a run: its scores and where its report is."""
+    """The end of a run: its scores, why it was stopped if it was, its best checkpoint, and where its report is."""
     cli_runs.show_scores(folder)
+    end = read_log(folder / "log.jsonl")[0][-1]
+    if "stopped" in end:
+        out.print(f"stopped early: {end['stopped']}", markup=False, soft_wrap=True)
+    if best := end.get("best"):
+        told = f"best by validation {best['checkpoint']} ({best['score']} {best['value']:.4g})"
+        out.print(told, markup=False, soft_wrap=True)
     out.print(f"run {folder}  report {folder / 'report.html'}", markup=False, soft_wrap=True)
     return 0
 

@@ -28,7 +28,9 @@ def chat_(argv: list[str]) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="divisor of the logits, with sample")
     parser.add_argument("--beams", type=int, default=5, help="hypotheses kept, with beam")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same replies")
-    parser.add_argument("--checkpoint", help="pre-trained, final, or a step (default: the newest)")
+    parser.add_argument(
+        "--checkpoint", help="pre-trained, best (by validation), final, or a step (default: the newest)"
+    )
     args = parser.parse_args(argv)
     if args.decode not in get_args(Decode):
         raise ValueError(f"--decode is {args.decode!r}, but must be one of: {', '.join(get_args(Decode))}")

@@ -50,7 +50,9 @@ def generate_(argv: list[str]) -> int:
     parser.add_argument("--unique", action="store_true", help="no sequence twice")
     parser.add_argument("--no-unk", action="store_true", help="never draw the unknown token")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same sequences")
-    parser.add_argument("--checkpoint", help="pre-trained, final, or a step (default: the newest)")
+    parser.add_argument(
+        "--checkpoint", help="pre-trained, best (by validation), final, or a step (default: the newest)"
+    )
     parser.add_argument("--json", action="store_true", help="JSON lines: text, log-probabilities (nats) and ids")
     parser.add_argument("--out", type=Path, help="file to write, one sequence a line; .jsonl means --json. Of tunes "
                         "also a new folder, for a .mid of each")  # fmt: skip
@@ -317,7 +319,9 @@ def export_(argv: list[str]) -> int:
     parser = Parser(prog="seqforge export", description=export_.__doc__)
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--out", type=Path, required=True, help="new folder for weights, tokenizer and model card")
-    parser.add_argument("--checkpoint", help="pre-trained, final, or a step (default: the newest)")
+    parser.add_argument(
+        "--checkpoint", help="pre-trained, best (by validation), final, or a step (default: the newest)"
+    )
     parser.add_argument("--push", help="also push it to this repository of the Hugging Face hub (USER/NAME)")
     args = parser.parse_args(argv)
     folder = evaluate.export(args.run, args.out, args.checkpoint)

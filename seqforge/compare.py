@@ -35,7 +35,7 @@ def read_run(run: Path) -> tuple[dict, dict]:
 
 
 # what may differ between the seeds of one experiment
-_OWN = {"seed", "from", "recipe", "seqforge", "threads", "device", "tensorboard", "checkpoint", "evaluate"}
+_OWN = {"seed", "from", "recipe", "seqforge", "threads", "device", "tensorboard", "checkpoint", "evaluate", "health"}
 
 
 def settings_of(config: dict, prefix: str = "") -> dict[str, object]:

@@ -32,7 +32,12 @@ def carry_out(run: Path) -> dict[str, Path]:
     plain = evaluate.read_config(run)
     if plain["method"] not in training.METHODS or not watch.has_ended(run):
         raise ValueError(f"{run}: has not ended; go on by: seqforge resume {run}")
-    config, method = build(RunConfig, plain), build(training.METHODS[plain["method"]][0], plain)
+    if stopped := read_log(run / "log.jsonl")[0][-1].get("stopped"):
+        raise ValueError(
+            f"{run}: stopped early ({stopped}), so its controls would train longer; train without --stop-on"
+        )
+    config = dataclasses.replace(build(RunConfig, plain), stop_on=[])
+    method = build(training.METHODS[plain["method"]][0], plain)
     check(plain["method"], method, f"{run}: ", plain["from"])
     epochs = epochs_as_long(run) if isinstance(method.generator, GeneratorConfig) else 0
     found = {}

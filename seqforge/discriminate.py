@@ -69,7 +69,7 @@ def train_on_fresh(
     unseen = sample(generator, noise, filter, context=asked)
     score = scorer(discriminator, run.precision)
     stats["d_accuracy_valid"] = held_out_accuracy(score, valid, batch_of(Split(unseen.ids, unseen.lengths, asked)))
-    run.log(phase, "train", **stats)
+    run.log(phase, "train", **stats, d_unseen=len(valid[0]))
 
 
 def batch_of(split: Split) -> Batch:

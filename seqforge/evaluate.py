@@ -111,7 +111,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
-    """A whole checkpoint of a run: "final" or the newest by default, or the one tagged or named `wanted`."""
+    """A whole checkpoint of a run: "final" or the newest by default, or the one tagged or named `wanted`; "best" is the
+    best by validation.
+    """
     checkpoints = run / "checkpoints"
     read_config(run)
     if wanted is None:
@@ -119,6 +121,10 @@ def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
     elif wanted in ("pre-trained", "final"):
         found = checkpoint.newest(checkpoints, tag=wanted)
     else:
+        if wanted == "best" and (wanted := checkpoint.best_of(run)) is None:
+            raise ValueError(
+                f"{run}: no best checkpoint named yet; let it train to its first look at the validation set"
+            )
         found = checkpoints / (wanted if wanted.startswith("step-") else f"step-{wanted}")
         if not found.is_dir():
             names = ", ".join(p.name for p in checkpoint.every(checkpoints)) or "none"

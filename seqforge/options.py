@@ -1,7 +1,6 @@
 """From flags and recipes to configurations. Flags, types and help come from the dataclasses of the methods."""
 
 import argparse
-import dataclasses
 import difflib
 import json
 import re
@@ -10,7 +9,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from seqforge import recipes
-from seqforge.settings import RunConfig, dataclass_of
+from seqforge.settings import RunConfig, keys_of
 from seqforge.training import METHODS
 
 
@@ -58,15 +57,6 @@ def _train_parser(method: str) -> Parser:
     return parser
 
 
-def _keys(cls: type, prefix: str = "") -> set[str]:
-    """Dotted keys of a configuration, groups included."""
-    found = set()
-    for f in dataclasses.fields(cls):
-        inner = dataclass_of(cls, f.name)
-        found |= {prefix + f.name} | (_keys(inner, f"{prefix}{f.name}.") if inner else set())
-    return found
-
-
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for k, v in values.items():
@@ -83,7 +73,7 @@ def _recipe_values(name: str, method: str) -> dict[str, Any]:
     body = {k: v for k, v in recipe.items() if k not in facts}
     if isinstance(body.get("data"), str):
         body["data"] = {"source": body["data"]}
-    known = (_keys(RunConfig) | _keys(METHODS[method][0])) | {"from"}
+    known = (keys_of(RunConfig) | keys_of(METHODS[method][0])) | {"from"}
     groups = {key.rpartition(".")[0] for key in known} - {""}
     for key, value in _flat(body).items():
         if key in groups:
@@ -95,10 +85,16 @@ def _recipe_values(name: str, method: str) -> dict[str, Any]:
 
 
 def _expand(argv: list[str]) -> list[str]:
-    """What stands for a group: `--data X` is `--data.source X`; and so `--evaluate`, `--condition`, `--tensorboard`."""
+    """What stands for a group: `--data X` is `--data.source X`; and so `--evaluate`, `--condition`, `--tensorboard`.
+    `--stop-on a,b` is `--stop_on=[a,b]`.
+    """
     argv = [re.sub(r"^--data(=|$)", r"--data.source\1", a) for a in argv]
     argv = [re.sub(r"^--condition(=|$)", r"--data.condition\1", a) for a in argv]
     argv = [re.sub(r"^--evaluate(=|$)", r"--evaluate.when\1", a) for a in argv]
+    argv = [part for a in argv for part in (a.split("=", 1) if a.startswith("--stop-on=") else [a])]
+    while "--stop-on" in argv[:-1]:
+        at = argv.index("--stop-on")
+        argv = [*argv[:at], f"--stop_on=[{argv[at + 1].strip('[]')}]", *argv[at + 2 :]]
     bare = [a == "--tensorboard" and not re.match(r"[^-]", b) for a, b in zip(argv, [*argv, ""][1:], strict=True)]
     return [f"{a}=true" if flag else a for a, flag in zip(argv, bare, strict=True)]
 

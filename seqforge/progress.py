@@ -19,6 +19,11 @@ def track(items: Iterable[int], done: int, total: int, phase: str, note: dict[st
         yield from _lines(items, done, total, phase, note)
 
 
+def warn(text: str) -> None:
+    """A line that stays, above the bar where there is one."""
+    console.print(f"warning: {text}", markup=False, soft_wrap=True)
+
+
 def _bar(items: Iterable[int], done: int, total: int, phase: str, note: dict[str, str]) -> Iterator[int]:
     rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # the note gives way first on a narrow terminal
     columns = (

@@ -20,6 +20,7 @@ import yaml
 from torch import nn
 
 from seqforge import checkpoint, progress
+from seqforge.health import Watch
 
 
 class Stateful(Protocol):
@@ -36,7 +37,7 @@ class CheckpointConfig:
 
     Args:
         seconds: least time between two checkpoints (s); 0 saves after every epoch or round
-        newest: how many of the newest to keep; those at the end of a phase stay besides
+        newest: how many of the newest to keep; those at the end of a phase and the best by validation stay besides
         every: also after every so many epochs or rounds, to be evaluated (`seqforge evaluate RUN --watch`); 0: not
         milestones: how many of those to keep, the best besides; 0: all
     """
@@ -87,6 +88,11 @@ def _load(thing: Stateful, state: dict, options_too: bool) -> None:
         thing.load_state_dict(state)
 
 
+def group_of(phase: str, kind: str) -> str:
+    """Where TensorBoard shows the figures of a record: what is read for the health of a run beside the methods' own."""
+    return f"{phase} health" if kind == "health" else phase
+
+
 class Run:
     """A run folder being written. Make one by `Run.create` or `Run.resume`."""
 
@@ -97,6 +103,7 @@ class Run:
         saving: CheckpointConfig = CheckpointConfig(),
         device: str = "cpu",
         precision: str = "fp32",
+        health: Watch | None = None,
     ):
         self.folder, self.seed, self.saving = folder, seed, saving
         self.device, self.precision = torch.device(device), precision
@@ -113,6 +120,7 @@ class Run:
         self._from: Path | None = None
         self._begun = self._saved = time.monotonic()
         self._note: dict[str, str] = {}
+        self.health = self.keep("health", health or Watch())
 
     @classmethod
     def create(cls, folder: Path, config: dict, **kwargs) -> "Run":
@@ -148,6 +156,9 @@ class Run:
         run._restored = checkpoint.load_training(found)
         run._begun -= run._restored["seconds"]
         run.tokens = run._restored["tokens"]
+        run.keep("health", run.health)
+        if run.health.best and not (folder / "checkpoints" / run.health.best["checkpoint"]).is_dir():
+            run.health.best = {}  # a later one took its place, and was damaged
         for name, state in run._restored["rngs"].items():
             run.rng(name).set_state(state)
         with log.open("r+b") as f:  # what was logged after the checkpoint will be logged again
@@ -202,7 +213,7 @@ class Run:
         torch's ambient random state, which dropout uses, is set at the start of a phase and restored on a resume.
         """
         first = self.done.get(phase, 0)
-        if first >= total:
+        if first >= total or self.health.stopped:
             return
         torch.manual_seed(derive_seed(self.seed, phase))
         if first and "ambient" in self._restored:
@@ -212,12 +223,15 @@ class Run:
         for i in progress.track(range(first, total), first, total, phase, self._note):
             if self.done.get(phase, 0) >= total:
                 return
+            self.health.look = None  # the generator is another from here on
             yield i
             self.step += 1
             self.done[phase] = max(self.done.get(phase, 0), i + 1)
             milestone = self.saving.every and self.step % self.saving.every == 0
-            if milestone or time.monotonic() - self._saved >= self.saving.seconds:
+            if milestone or self.health.improved or time.monotonic() - self._saved >= self.saving.seconds:
                 self.checkpoint(tag=checkpoint.MILESTONE if milestone else None)
+            if self.health.stopped:
+                return
 
     def finish(self, phase: str) -> None:
         """End a phase's loop early: it counts as done, also after a resume."""
@@ -230,21 +244,28 @@ class Run:
         return first
 
     def log(self, phase: str, kind: str, **values: Any) -> None:
-        """Append a record to log.jsonl. Raises ValueError for a number that is not finite: the run stops there."""
+        """Append a record to log.jsonl, and the warnings that it gives rise to (health.py). Raises ValueError for a
+        number that is not finite: the run stops there.
+        """
         scalars = {k: v for k, v in values.items() if isinstance(v, float)}
         scalars |= {k: v["value"] for k, v in values.get("scores", {}).items()}
         for name, value in scalars.items():
             if not math.isfinite(value):
                 self._stop(phase, name, value)
-        seconds = round(time.monotonic() - self._begun, 3)
-        place = {"step": self.step, "phase": phase, "kind": kind, "seconds": seconds, "tokens": self.tokens}
-        record = {**place, **values}
-        with (self.folder / "log.jsonl").open("a") as f:
-            f.write(json.dumps(record) + "\n")
+        self._append(phase, kind, values)
         self._note["text"] = "  ".join(f"{k} {v:.4g}" for k, v in scalars.items())
         if self.tensorboard is not None:
             for name, value in scalars.items():
-                self.tensorboard.add_scalar(f"{phase}/{name}", value, self.step)
+                self.tensorboard.add_scalar(f"{group_of(phase, kind)}/{name}", value, self.step)
+        for warning in self.health.read(self.step, phase, kind, values):
+            self._append(phase, "warning", warning)
+            progress.warn(warning["message"])
+
+    def _append(self, phase: str, kind: str, values: dict[str, Any]) -> None:
+        seconds = round(time.monotonic() - self._begun, 3)
+        place = {"step": self.step, "phase": phase, "kind": kind, "seconds": seconds, "tokens": self.tokens}
+        with (self.folder / "log.jsonl").open("a") as f:
+            f.write(json.dumps({**place, **values}) + "\n")
 
     def check(self, phase: str, name: str, model: nn.Module) -> None:
         """Raise ValueError where a parameter is not finite: it must be neither sampled from nor saved."""
@@ -259,7 +280,8 @@ class Run:
         )
 
     def checkpoint(self, tag: str | None = None) -> Path:
-        """Save everything kept; prune the untagged ones to the newest few."""
+        """Save everything kept, name the best by validation; prune the untagged ones to the newest few."""
+        self.health.saved(self.step)
         folder = self.folder / "checkpoints" / f"step-{self.step}"
         log = self.folder / "log.jsonl"
         if log.exists():
@@ -278,6 +300,8 @@ class Run:
             "log_bytes": log.stat().st_size if log.exists() else 0,
         }
         checkpoint.write(folder, self._models, training, self.extra_files, tag)
+        if self.health.best:
+            self.write_json(checkpoint.BEST, self.health.best)
         checkpoint.prune(self.folder / "checkpoints", self.saving.newest, self.saving.milestones)
         self._saved = time.monotonic()
         return folder

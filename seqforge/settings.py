@@ -13,6 +13,7 @@ import torch
 from seqforge import corpora
 from seqforge.data import tokens
 from seqforge.evaluate import EvaluateConfig
+from seqforge.health import HealthConfig, check_signs
 from seqforge.run import CheckpointConfig
 
 # Words that an option knows by themselves, whatever a file beside may be called.
@@ -32,6 +33,9 @@ class RunConfig:
         data: what to train on
         checkpoint: when the run is saved
         evaluate: how the generators are scored at the end
+        health: when a run warns that it goes wrong
+        stop_on: signs that end the run in order, of collapse, repeats, lengths, hacking, forgetting, saturated, chance
+            (`--stop-on collapse,hacking`)
     """
 
     seed: int = 0
@@ -42,12 +46,17 @@ class RunConfig:
     data: corpora.DataConfig = field(default_factory=corpora.DataConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    stop_on: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         if self.threads < 0:
             raise ValueError(f"threads is {self.threads}, but must be 0 (one for each core) or more")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, but must be 0 or more")
+        check_signs(self.stop_on)
+        if self.stop_on and not self.health.watch:
+            raise ValueError(f"stop_on is {self.stop_on}, but health.watch is off; switch it on")
 
 
 def build(cls: type, values: dict[str, Any]) -> Any:
@@ -58,6 +67,15 @@ def build(cls: type, values: dict[str, Any]) -> Any:
         if hints.get(k) and not isinstance(v, dict):
             raise TypeError(f"{k} is {v}, but must hold options")
     return cls(**{k: build(inner, v) if (inner := hints[k]) else v for k, v in values.items() if k in fields})
+
+
+def keys_of(cls: type, prefix: str = "") -> set[str]:
+    """Dotted keys of a configuration, groups included."""
+    found = set()
+    for f in dataclasses.fields(cls):
+        inner = dataclass_of(cls, f.name)
+        found |= {prefix + f.name} | (keys_of(inner, f"{prefix}{f.name}.") if inner else set())
+    return found
 
 
 def dataclass_of(cls: type, name: str) -> type | None:

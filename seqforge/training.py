@@ -26,6 +26,7 @@ except ImportError:  # Windows has none
 
 from seqforge import __version__, checkpoint, corpora, evaluate, memory, watch
 from seqforge.data.corpus import Corpus
+from seqforge.health import Watch
 from seqforge.methods import (
     cot,
     dialogue,
@@ -38,8 +39,8 @@ from seqforge.methods import (
     scratchgan,
     seqgan,
 )
-from seqforge.run import Run, pre_trained
-from seqforge.settings import RunConfig, build, check_words, settle
+from seqforge.run import Run, group_of, pre_trained
+from seqforge.settings import RunConfig, build, check_words, keys_of, settle
 
 METHODS: dict[str, tuple[type, Callable, str]] = {
     "mle": (mle.MLETrainConfig, mle.train, "maximum likelihood by teacher forcing"),
@@ -118,7 +119,7 @@ def train(
     facts = {"seqforge": __version__, "method": method, "recipe": recipe, "from": source}
     plain = {**facts, **dataclasses.asdict(settled), **dataclasses.asdict(method_config)}
     folder = Path(folder) if folder else free_folder(method)
-    run = Run.create(folder, plain, **_run_options(settled))
+    run = Run.create(folder, plain, **_run_options(settled, expected))
     with _alone(folder):  # outside of what removes the folder: another process may have it
         try:
             if start:
@@ -147,7 +148,7 @@ def resume(folder: str | Path) -> bool:
     with _alone(folder):
         corpus = corpora.load(config.data)
         _check_data(folder, corpus)
-        run = Run.resume(folder, **_run_options(config))
+        run = Run.resume(folder, **_run_options(config, METHODS[plain["method"]][0]))
         if plain["from"] and not run.done:
             run.start_from(Path(plain["from"]))
         _carry_out(run, plain, config, method_config, corpus)
@@ -183,9 +184,13 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
                 METHODS[plain["method"]][1](method_config, corpus, run)
             except KeyboardInterrupt as e:
                 raise Interrupted(f"interrupted; to go on: seqforge resume {run.folder}") from e
+            stopped, best = run.health.stopped, run.health.best
+            if stopped:
+                print(f"stopped: {stopped}", file=sys.stderr)
             print("scoring the generators ...", file=sys.stderr)
             evaluate.evaluate(run.folder, corpus, config.evaluate)
-            run.log("end", "end", **memory.peak(run.device))
+            ended = {"stopped": stopped, "best": best, **memory.peak(run.device)}
+            run.log("end", "end", **{name: value for name, value in ended.items() if value})
         write_report(run.folder)
 
 
@@ -199,12 +204,13 @@ def write_report(folder: Path) -> Path:
     return page
 
 
-def _run_options(config: RunConfig) -> dict[str, Any]:
+def _run_options(config: RunConfig, method: type) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "saving": config.checkpoint,
         "device": config.device,
         "precision": config.precision,
+        "health": Watch(config.health, config.stop_on, keys_of(method)),
     }
 
 
@@ -274,10 +280,13 @@ def _tensorboard(folder: Path) -> Any:
     writer, log = SummaryWriter(str(folder / "tensorboard")), folder / "log.jsonl"
     for line in log.read_text().splitlines() if log.is_file() else []:
         record = json.loads(line)
+        if record["kind"] == "warning":  # told in words
+            continue
+        group = group_of(record["phase"], record["kind"])
         figures = {k: v for k, v in record.items() if isinstance(v, float) and k != "seconds"}
         figures |= {k: score["value"] for k, score in record.get("scores", {}).items()}
         for name, value in figures.items():
-            writer.add_scalar(f"{record['phase']}/{name}", value, record["step"])
+            writer.add_scalar(f"{group}/{name}", value, record["step"])
     return writer
 
 

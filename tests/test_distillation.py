@@ -194,7 +194,7 @@ def test_every_teacher_has_a_seed_of_its_own_and_is_kept_without_its_optimiser(t
     assert {p.name for p in final.iterdir() if p.is_dir()} == {"generator", "teacher-1", "teacher-2", "teacher-3"}
     losses = [log(run, f"teacher {k}")[-1]["nll_valid"] for k in (1, 2, 3)]
     assert len(set(losses)) == 3
-    assert sorted(checkpoint.load_training(final)["kept"]) == ["best", "generator.optimizer"]
+    assert sorted(checkpoint.load_training(final)["kept"]) == ["best", "generator.optimizer", "health"]
 
 
 def test_patience_takes_the_round_of_the_lowest_validation_nll(tmp_path):

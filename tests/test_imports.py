@@ -16,7 +16,9 @@ ROOT = Path(seqforge.__file__).parent
 # module -> what of ours it may import; as in .gitignore the last pattern that fits decides, `!` forbids
 TABLE = {
     "seqforge": "",
-    "seqforge.run": "seqforge.checkpoint seqforge.progress",
+    "seqforge.run": "seqforge.checkpoint seqforge.progress seqforge.health",
+    "seqforge.health": "seqforge.signs",
+    "seqforge.signs": "",
     "seqforge.checkpoint": "",
     "seqforge.progress": "",
     "seqforge.recipes": "",
@@ -56,7 +58,7 @@ TABLE = {
     "seqforge.compare": "*",
     "seqforge.report*": "*",
     "seqforge.training": "*",
-    "seqforge.settings": "seqforge.corpora seqforge.data* seqforge.evaluate seqforge.run",
+    "seqforge.settings": "seqforge.corpora seqforge.data* seqforge.evaluate seqforge.run seqforge.health",
     "seqforge.sweep": "seqforge.recipes seqforge.compare seqforge.frontier seqforge.verdict seqforge.report.folder",
     "seqforge.tables": "seqforge.frontier",
     "seqforge.seeds": "",
@@ -166,7 +168,7 @@ def test_the_walk_sees_the_arrows_that_are_there():
     sources = read_sources()
     assert {"seqforge.cli", "seqforge.methods.seqgan", "seqforge.models.lstm", "seqforge.report"} <= sources.keys()
     assert ours("seqforge.rewards", sources) == {"seqforge.sampling", "seqforge.models.generator"}
-    assert ours("seqforge.run", sources) == {"seqforge.checkpoint", "seqforge.progress"}
+    assert ours("seqforge.run", sources) == {"seqforge.checkpoint", "seqforge.progress", "seqforge.health"}
     assert {"seqforge.methods.mle", "seqforge.objectives", "seqforge.run"} <= ours("seqforge.methods.seqgan", sources)
     assert {"torch", "torch.nn"} <= imported("seqforge.objectives", sources)
     assert loads_torch("seqforge.evaluate", sources)

@@ -74,7 +74,7 @@ def test_log_says_what_ran(finished):
     assert (first["kind"], last["kind"]) == ("start", "end")
     assert first["seed"] == 0
     assert first["torch"] == torch.__version__
-    assert [r["epoch"] for r in rest if "nll_valid" in r] == [0, 1, 2]
+    assert [r["epoch"] for r in rest if "nll_train" in r] == [0, 1, 2]
     assert [r["round"] for r in rest if "reward_mean" in r] == [0, 1]
     steps = [r["step"] for r in [first, *rest, last]]
     assert steps == sorted(steps)
@@ -212,7 +212,7 @@ def test_a_taken_over_pre_training_is_not_gone_on_with(tmp_path):
     assert main([*tiny, "--out", str(then), "--from", str(first), "--mle.epochs", "9", "--d_pretrain", "6"]) == 0
     phases = [json.loads(line)["phase"] for line in (then / "log.jsonl").read_text().splitlines()]
     assert "discriminator" not in phases
-    assert phases.count("mle") == 1  # the measurement of the pre-trained generator
+    assert phases.count("mle") == 2  # the measurement of the pre-trained generator: its scores and its health
 
 
 def test_a_run_by_likelihood_is_a_pre_training(tmp_path):

@@ -226,7 +226,8 @@ def logged(folder: Path) -> dict[str, list[tuple[int, float]]]:
         figures = {k: v for k, v in record.items() if isinstance(v, float)}
         figures |= {k: score["value"] for k, score in record.get("scores", {}).items()}
         for name, value in figures.items():
-            found.setdefault(f"{record['phase']}/{name}", []).append((record["step"], pytest.approx(value, rel=1e-6)))
+            group = f"{record['phase']} health" if record["kind"] == "health" else record["phase"]
+            found.setdefault(f"{group}/{name}", []).append((record["step"], pytest.approx(value, rel=1e-6)))
     return found
 
 
@@ -241,7 +242,9 @@ def test_tensorboard_has_the_figures_of_the_log(tmp_path, monkeypatch):
     folder = train("mle", live(CONFIG), METHOD, tmp_path / "run")
     found = curves(folder)
     assert found == logged(folder)
-    assert set(found) == {f"mle/{n}" for n in ("nll_train", "nll_valid", "nll_oracle", "nll_test", "entropy")}
+    learnt = {f"mle/{n}" for n in ("nll_train", "nll_valid", "nll_oracle", "nll_test", "entropy")}
+    seen = {f"mle health/{n}" for n in ("nll_valid", "entropy", "repeated", "length")}
+    assert set(found) == learnt | seen | {"mle health/repeated_train", "mle health/length_train"}
     assert [len(found[f"mle/{n}"]) for n in ("nll_train", "entropy")] == [3, 4]
     (writer,) = closed
     assert writer.file_writer is None  # closed

@@ -58,7 +58,7 @@ def wait_until(true) -> None:
 def test_every_checkpoint_has_a_row_its_samples_and_the_best_is_marked(run, capsys):
     assert main(["evaluate", str(run), "--watch", "--samples", "64"]) == 0
     rows = rows_of(run)
-    assert [r["checkpoint"] for r in rows] == names_of(run) == [f"step-{n}" for n in range(1, 5)]
+    assert [r["checkpoint"] for r in rows] == names_of(run) == [f"step-{n}" for n in range(5)]
     for row in rows:
         assert {"nll_oracle", "nll_valid", "entropy"} <= row.keys()
         assert all(0 < float(row[p]) < 1 for p in ("p_train", "p_valid", "p_generated"))
@@ -130,12 +130,12 @@ def test_a_checkpoint_that_another_evaluates_is_left_to_it(run, monkeypatch):
         assert mine
         thread = threading.Thread(target=lambda: watch.watch(run, seconds=0.05), daemon=True)
         thread.start()
-        wait_until(lambda: len(seen) >= 3)
+        wait_until(lambda: len(seen) >= 4)
         time.sleep(0.5)  # ten looks more
-        assert seen == ["step-1", "step-3", "step-4"]
+        assert seen == ["step-0", "step-1", "step-3", "step-4"]
         assert thread.is_alive()  # nothing is lost if that other is killed
     thread.join(LONG)
-    assert seen == ["step-1", "step-3", "step-4", "step-2"]
+    assert seen == ["step-0", "step-1", "step-3", "step-4", "step-2"]
 
 
 def test_it_waits_for_a_folder_that_is_not_there_yet(trained, tmp_path):
@@ -145,14 +145,14 @@ def test_it_waits_for_a_folder_that_is_not_there_yet(trained, tmp_path):
     (tmp_path / "part").rename(tmp_path / "later")
     _, said = process.communicate(timeout=LONG)
     assert process.returncode == 0, said
-    assert len(rows_of(tmp_path / "later")) == 4
+    assert len(rows_of(tmp_path / "later")) == 5
 
 
 def test_a_folder_removed_while_it_is_watched_is_named(run, monkeypatch):
     monkeypatch.setattr(watch.time, "sleep", lambda _: shutil.rmtree(run))
     log = run / "log.jsonl"
     log.write_text(log.read_text().splitlines()[0] + "\n")
-    with pytest.raises(ValueError, match="removed while it was watched; 4 checkpoints had been scored"):
+    with pytest.raises(ValueError, match="removed while it was watched; 5 checkpoints had been scored"):
         watch.watch(run)
 
 
@@ -172,11 +172,11 @@ def test_a_folder_removed_while_a_checkpoint_is_scored_is_named_too(run, monkeyp
 
 def test_a_damaged_checkpoint_has_a_row_that_says_so(run):
     (run / "checkpoints" / "step-2" / "generator" / "model.safetensors").write_bytes(b"?")
-    assert watch.watch(run) == 4
+    assert watch.watch(run) == 5
     rows = rows_of(run)
-    assert "damaged" in rows[1]["error"]
-    assert rows[1]["nll_valid"] == ""
-    assert [bool(r["error"]) for r in rows] == [False, True, False, False]
+    assert "damaged" in rows[2]["error"]
+    assert rows[2]["nll_valid"] == ""
+    assert [bool(r["error"]) for r in rows] == [False, False, True, False, False]
 
 
 def test_a_score_that_there_is_not_is_named_with_those_there_are(run, capsys):
@@ -222,8 +222,8 @@ def test_a_clock_that_jumps_changes_nothing(run):
     for n, folder in enumerate(checkpoint.every(run / "checkpoints")):
         for path in [folder, *folder.rglob("*")]:
             os.utime(path, (10**9 - n, 10**9 - n))  # older the newer they are
-    assert watch.watch(run) == 4
-    assert [r["step"] for r in rows_of(run)] == ["1", "2", "3", "4"]
+    assert watch.watch(run) == 5
+    assert [r["step"] for r in rows_of(run)] == ["0", "1", "2", "3", "4"]
 
 
 def test_an_evaluator_beside_the_training_starts_and_stops_with_it(tmp_path):

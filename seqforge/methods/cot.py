@@ -166,7 +166,7 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         figures = {"nll_valid": nll_valid, "divergence": divergence, "entropy": entropy}
         run.log("cooperative", "train", round=round_, **figures, **({"mediator_nll": m_nll} if config.m_steps else {}))
         if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
-            mle.measure(shown, corpus, config.monitor, run, "cooperative")
+            mle.measure(shown, corpus, config.monitor, run, "cooperative", generator)
         if config.patience and best.age >= config.patience:
             run.finish("cooperative")
     if run.once("chosen"):

@@ -122,7 +122,7 @@ def train(config: DistillationConfig, corpus: Corpus, run: Run) -> LSTMGenerator
             optimizer.param_groups[0]["lr"] *= config.lr_decay
         run.log("distillation", "train", round=round_, nll_valid=nll_valid, divergence=float(total / tokens))
         if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
-            mle.measure(shown, corpus, config.monitor, run, "distillation")
+            mle.measure(shown, corpus, config.monitor, run, "distillation", student)
         if config.patience and best.age >= config.patience:
             run.finish("distillation")
     if run.once("chosen"):

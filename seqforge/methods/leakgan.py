@@ -187,9 +187,9 @@ def train(config: LeakGANConfig, corpus: Corpus, run: Run) -> HierarchicalGenera
                 real.update(likelihood_loss(generator, corpus.train[some])[0], config.mle.clip)
             generator.eval()
         run.check("adversarial", "generator", generator)
-        if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
-            mle.measure(generator, corpus, config.monitor, run, "adversarial")
         train_discriminator("adversarial", 0 if config.reward == "frozen" else config.d_steps)
+        if config.monitor.every and (round_ + 1) % config.monitor.every == 0:  # with the features that are saved
+            mle.measure(generator, corpus, config.monitor, run, "adversarial")
     if run.once("measured"):
         if config.rounds:
             mle.measure(generator, corpus, config.monitor, run, "adversarial")

@@ -9,12 +9,13 @@ Source: Yu et al. 2017, Algorithm 1, line 2; authors' generator.py and sequence_
 """
 
 import copy
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from seqforge import objectives
+from seqforge import health, objectives
 from seqforge.data.corpus import Corpus, Split
 from seqforge.likelihood import sequence_nll, weighted_nll
 from seqforge.metrics import nll
@@ -163,7 +164,7 @@ def pretrain(
             optimizer.param_groups[0]["lr"] *= config.lr_decay
         run.log(phase, "train", epoch=epoch, nll_train=float(total / train.lengths.sum()), nll_valid=nll_valid)
         if monitor.every and epoch % monitor.every == 0:
-            measure(shown, corpus, monitor, run, phase)
+            measure(shown, corpus, monitor, run, phase, generator)
         if config.patience and best.age >= config.patience:
             run.finish(phase)
     if run.once(f"{phase}.chosen"):
@@ -242,12 +243,29 @@ def validation_nll(generator: Generator, valid: Split) -> float:
     ]
 
 
-def measure(generator: Generator, corpus: Corpus, monitor: MonitorConfig, run: Run, phase: str) -> None:
-    """Log NLL_oracle, NLL_test and entropy at temperature 1, and write samples. The same noise every time."""
+def measure(
+    generator: Generator,
+    corpus: Corpus,
+    monitor: MonitorConfig,
+    run: Run,
+    phase: str,
+    saved: Generator | None = None,
+) -> None:
+    """Log NLL_oracle, NLL_test and entropy at temperature 1, and what its health is read from; write samples. The same
+    noise every time. saved: what checkpoints hold, where that is another: NLL_valid chooses among those.
+    """
     scores, drawn = nll.all_nll(generator, corpus, monitor.samples, derive_seed(run.seed, "monitor"))
     run.log(phase, "evaluation", scores={s.name: s.as_dict() for s in scores})
     if monitor.lines:
         run.write_samples(corpus.decode(drawn.ids[: monitor.lines], drawn.lengths[: monitor.lines]))
+    if run.health.config.watch:
+        figures = health.of_samples(drawn.ids, drawn.lengths, corpus.train.ids, corpus.train.lengths)
+        if run.health.lacks_floor(phase):
+            figures["entropy_train"] = health.pair_entropy(corpus.train.ids, corpus.train.lengths)
+            figures["nll_uniform"] = math.log(corpus.vocab_size)
+        held = corpus.valid[health.some(len(corpus.valid), health.HELD_OUT).to(run.device)]
+        entropy = next(s.value for s in scores if s.name == "entropy")
+        run.log(phase, "health", nll_valid=validation_nll(saved or generator, held), entropy=entropy, **figures)
 
 
 def train(config: MLETrainConfig, corpus: Corpus, run: Run) -> AnyGenerator:

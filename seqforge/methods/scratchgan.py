@@ -160,6 +160,7 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
 
     if run.once("untrained"):
         mle.measure(generator.eval(), corpus, config.monitor, run, "adversarial")
+        run.checkpoint()  # until a better one: the best by validation
     for round_ in run.loop("adversarial", config.rounds):
         sums: dict[str, Tensor] = {}
         for _ in range(config.steps):
@@ -266,7 +267,8 @@ def discriminator_step(
     """One update on a batch of real and one of generated sequences, part by part."""
     optimizer.zero_grad(set_to_none=True)
     places, rows = real.ids.numel(), rows_of(config)
-    total, p_real, p_fake = (torch.zeros((), device=real.ids.device) for _ in range(3))
+    total, p_real, p_fake, right = (torch.zeros((), device=real.ids.device) for _ in range(4))
+    tokens = (real.lengths.sum(), fake.lengths.sum())
     for lo in range(0, len(real.ids), rows):
         part = slice(lo, lo + rows)
         ids = torch.cat([real.ids[part], fake.ids[part]])
@@ -279,11 +281,13 @@ def discriminator_step(
         loss.backward()
         p = torch.sigmoid(logit.detach()) * mask
         total += loss.detach()
-        p_real += p[:n].sum() / real.lengths.sum()
-        p_fake += p[n:].sum() / fake.lengths.sum()
+        p_real += p[:n].sum() / tokens[0]
+        p_fake += p[n:].sum() / tokens[1]
+        told = ((p > 0.5) == label[:, None]) & mask
+        right += told[:n].sum() / tokens[0] / 2 + told[n:].sum() / tokens[1] / 2
     decay(discriminator, config.d_l2)
     optimizer.step()
-    return {"d_loss": total, "p_real": p_real, "p_fake": p_fake}
+    return {"d_loss": total, "d_accuracy": right, "p_real": p_real, "p_fake": p_fake}
 
 
 def generator_step(

@@ -10,10 +10,19 @@ from seqforge.report.folder import number
 # The order a reader looks in: quality first, then the fight with the discriminator, then the health of the training.
 ORDER = ["nll_oracle", "nll_test", "nll_valid", "nll_train", "reward_mean", "d_accuracy", "d_loss"]
 ORDER += ["entropy", "gradient_norm"]
-BOOKKEEPING = {"step", "seconds", "epoch", "round", "tokens", "tokens_per_second"}  # tell of the clock, not of learning
+BOOKKEEPING = {
+    "step",
+    "seconds",
+    "epoch",
+    "round",
+    "tokens",
+    "tokens_per_second",
+    "d_unseen",
+}  # tell of the clock, not of learning
 # Of what an evaluator beside the training measures; the rest is in evaluations.csv.
 BESIDE = ["nll_valid", "nll_oracle", "grammatical", "fed", "bleu4", "self_bleu4", "reverse_bleu4", "lm", "reverse_lm"]
 BESIDE += ["p_train", "p_valid", "p_generated"]
+HEALTH = ("nll_valid", "repeated", "length")  # at the looks of the health watch; its entropy is an evaluation score
 MOST_CURVES = 24  # a page of more is not read, and would outgrow its size
 MOST_DRAWN = 400  # points; more cannot be told apart in a panel
 MOST_LISTED = 200  # rows of a curve's table
@@ -41,7 +50,7 @@ class Phase(NamedTuple):
 @dataclass(frozen=True)
 class Curve:
     name: str
-    source: str  # "evaluation", "beside" (a checkpoint scored against the validation set) or "train"
+    source: str  # "evaluation", "beside" (a checkpoint scored against the validation set), "health" or "train"
     unit: str
     points: list[Point]  # by step, one a step
     signatures: tuple[str, ...] = ()
@@ -66,8 +75,9 @@ def read_curves(
     records: list[dict[str, Any]], evaluations: list[dict[str, Any]] | None = None
 ) -> tuple[list[Curve], list[str]]:
     """All curves in reading order, and the names of those that found no place."""
-    curves = [*evaluation_curves(records), *beside_curves(evaluations or []), *train_curves(records)]
-    sources = ["evaluation", "beside", "train"]
+    logged = [*train_curves(records, "health", HEALTH), *train_curves(records)]
+    curves = [*evaluation_curves(records), *beside_curves(evaluations or []), *logged]
+    sources = ["evaluation", "beside", "train", "health"]
     drawn = sorted((c for c in curves if c.points), key=lambda c: (sources.index(c.source), rank(c)))
     left_out = [f"{c.name} ({c.source})" for c in drawn[MOST_CURVES:]]
     left_out += [f"{c.name} ({c.source}, no finite value)" for c in curves if not c.points]
@@ -109,19 +119,26 @@ def evaluation_curve(name: str, scores: list[tuple[int, dict[str, Any]]]) -> Cur
     return Curve(name, "evaluation", unit, points, tuple(signatures), not_finite)
 
 
-def train_curves(records: list[dict[str, Any]]) -> list[Curve]:
+def train_curves(
+    records: list[dict[str, Any]], kind: str = "train", only: tuple[str, ...] | None = None
+) -> list[Curve]:
+    """A curve for each figure of the records of a kind, or for those of its figures alone."""
     series: dict[str, list[tuple[int, Any, None]]] = {}
     for record in records:
-        for name, value in record.items() if record["kind"] == "train" else ():
+        for name, value in record.items() if record["kind"] == kind else ():
             # true and false are flags, not measurements; null is a measurement that failed
-            if name not in BOOKKEEPING and not isinstance(value, bool | str | list | dict):
+            if (
+                name not in BOOKKEEPING
+                and (only is None or name in only)
+                and not isinstance(value, bool | str | list | dict)
+            ):
                 series.setdefault(name, []).append((record["step"], value, None))
-    return [train_curve(name, values) for name, values in series.items()]
+    return [train_curve(name, values, kind) for name, values in series.items()]
 
 
-def train_curve(name: str, values: list[tuple[int, Any, None]]) -> Curve:
+def train_curve(name: str, values: list[tuple[int, Any, None]], source: str = "train") -> Curve:
     points, not_finite = to_points(values)
-    return Curve(name, "train", "", points, not_finite=not_finite)
+    return Curve(name, source, "", points, not_finite=not_finite)
 
 
 def to_points(values: list[tuple[int, Any, Any]]) -> tuple[list[Point], int]:

@@ -49,6 +49,7 @@ GROUPS = (
         "towards 0 is collapse.",
         names=("reward_mean", "reward", "baseline", "intrinsic_reward", "bleu", "entropy"),
     ),
+    Group("Health", "What its warnings are read from: held-out likelihood, repeated samples, their length.", "health"),
     Group(
         "Gradients",
         "Of the generator, before they are clipped. Norms that grow, or jump by orders of magnitude, call for a lower "

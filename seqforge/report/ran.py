@@ -39,6 +39,11 @@ def facts(folder: Folder) -> list[tuple[str, str]]:
     known.setdefault("seed", folder.config.get("seed", "not recorded"))
     steps = [s for record in folder.records if (s := number(record["step"])) is not None]
     resumes = [str(record["step"]) for record in folder.of_kind("resume")]
+    end = next(iter(folder.of_kind("end")), {})
+    if isinstance(best := end.get("best"), dict):
+        known["best checkpoint by validation"] = f"{best.get('checkpoint')} ({best.get('score')} {best.get('value')})"
+    if "stopped" in end:
+        known["stopped early"] = end["stopped"]
     known["steps"] = max(steps) if steps else "not recorded"
     known |= times(folder)
     known["resumed at step"] = ", ".join(resumes) or "never"
