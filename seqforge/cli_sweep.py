@@ -12,9 +12,8 @@ import numpy as np
 
 from seqforge import options, seeds, sweep
 from seqforge.frontier import AXES
-from seqforge.report.figures import styled, write_png
+from seqforge.report.figures import styled, write_png, write_whole
 from seqforge.report.map import Field, map_figure
-from seqforge.report.page import write_whole
 from seqforge.sweep import Held, Trial
 from seqforge.tables import COMPARED, out
 

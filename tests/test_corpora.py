@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from seqforge import corpora, report
 from seqforge.cli import main
 from seqforge.corpora import DataConfig, load
-from seqforge.report import page
+from seqforge.report import figures
 
 MLE = ["--generator.hidden", "8", "--generator.embedding", "8", "--mle.epochs", "1", "--mle.batch", "8"]
 MLE += ["--evaluate.samples", "64", "--evaluate.temperatures", "[1.0]", "--evaluate.metrics", "[bleu]"]
@@ -28,7 +28,7 @@ SEQGAN += ["--discriminator.embedding", "4", "--discriminator.widths", "[1,2]", 
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "curves_png", lambda *_: None)  # pictures take most of the time of so small a run
-    monkeypatch.setattr(page, "curve_svg", lambda *_, **__: "")
+    monkeypatch.setattr(figures.Picture, "svg", lambda _: "")
 
 
 def sentences(n: int = 40, marks: str = " .", seed: int = 0) -> list[str]:
