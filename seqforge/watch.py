@@ -65,7 +65,7 @@ def watch(
     corpus = corpora.load(stored.data).to(stored.device)
     scored = 0
     while True:
-        before = scored
+        before, ended = scored, False
         try:
             ended = has_ended(run)  # before the listing: what is listed after the end is all there is
             (run / "evaluations").mkdir(exist_ok=True)

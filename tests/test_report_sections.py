@@ -68,6 +68,16 @@ def test_a_discriminator_at_chance_or_saturated_is_called_so(run, interval, told
         assert (sentence in text) == (sentence == told)
 
 
+def test_a_bin_of_real_sequences_alone_is_drawn(run):
+    """Its share is 1, and Wilson's upper bound a rounding error below; no picture takes a negative length for that."""
+    found = described()["calibration.json"]
+    found["bins"][-1] |= {"share": 1.0, "low": 0.9, "high": 1 - 1e-16}
+    found["bins"][0] |= {"share": 0.0, "low": 1e-17, "high": 0.1}
+    write(run, "calibration.json", found)
+    labels = [svg["aria-label"] for svg in page_of(run).all("svg")]
+    assert any(label.startswith("Reliability") and " 1.00." in label for label in labels)
+
+
 def test_a_method_without_a_discriminator_is_named(run):
     configure(run, method="cot")
     assert "a discriminator: cot has none (its mediator is a language model)" in missing(run)

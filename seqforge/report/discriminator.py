@@ -106,7 +106,8 @@ def _draw_reliability(bins: list[dict[str, Any]], figure: Figure, palette: Palet
     dress(axes, palette)
     axes.plot((0, 1), (0, 1), color=palette.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="calibrated")
     x, y = [b["p"] for b in bins], [b["share"] for b in bins]
-    below, above = [b["share"] - b["low"] for b in bins], [b["high"] - b["share"] for b in bins]
+    below = [max(0.0, b["share"] - b["low"]) for b in bins]  # a share of 1 is above its bound by rounding
+    above = [max(0.0, b["high"] - b["share"]) for b in bins]
     color = palette.series[0]
     axes.errorbar(x, y, (below, above), color=color, marker="o", markersize=5, elinewidth=1, label="this one")
     axes.set_xlim(-0.03, 1.03)

@@ -65,7 +65,8 @@ class Found:
             )
         if most is not None and most < 1:
             raise ValueError(f"{path}: {most} sequences wanted; ask for at least 1")
-        self.path, self.on_error, self.most, self.room, self.by_record = path, on_error, most, room, by_record
+        self.on_error: OnError = on_error
+        self.path, self.most, self.room, self.by_record = path, most, room, by_record
         self.texts: list[str] = []
         self.numbers: list[int] = []
         self.contexts: list[str | None] = []
