@@ -70,6 +70,14 @@ def test_repetition_of_groups_of_four_notes():
         value("repetition", tunes(tune((0, 1, 60))))
 
 
+@pytest.mark.parametrize("name", ["empty_bars", "repetition", "pitch_mse", "pitch_class_distance"])
+def test_signatures_count_all_samples(name):
+    """Also those that have nothing to count: else two seeds of one experiment could not be compared."""
+    full, silent = tune(*[(i, 1, 60) for i in range(16)]), tune(end=16)
+    score = music_scores(name, tunes(full, full, silent), tunes(full, full), "abcd", **COMMON)[0]
+    assert "|n:3|" in score.signature
+
+
 def test_distances_by_hand():
     mine = tunes(tune((0, 4, 60), (4, 4, 62)), tune((0, 4, 60), (4, 4, 60)))  # C 3/4, D 1/4
     real = tunes(tune((0, 2, 72), (2, 6, 76)), tune((0, 2, 60), (8, 6, 64)))  # C 1/2, E 1/2

@@ -104,7 +104,7 @@ def shares(name: str, tunes: Tunes, *, facts: Mapping[str, object], temperature:
     spread = bootstrap.of_ratio(pairs[:, 0], pairs[:, 1], seed)
     value = pairs[:, 0].sum() / pairs[:, 1].sum()
     unit = UNITS.get(name.removesuffix("_references"), "")
-    return scored(name, value, spread, unit, temperature, facts, n=len(pairs), seed=seed)
+    return scored(name, value, spread, unit, temperature, facts, n=len(tunes), seed=seed)
 
 
 def validity(tunes: Tunes, *, facts: Mapping[str, object], temperature: float | None, seed: int) -> Score:
@@ -195,7 +195,7 @@ def pitch_mse(
         raise ValueError("pitch_mse: no sample sounds at a step where a reference does")
     each = total[pairs > 0] / pairs[pairs > 0]
     spread = bootstrap.of_mean(each, seed)
-    return scored("pitch_mse", each.mean(), spread, "semitones²", temperature, facts, n=len(each), **own, seed=seed)
+    return scored("pitch_mse", each.mean(), spread, "semitones²", temperature, facts, n=len(samples), **own, seed=seed)
 
 
 # --- BLEU over notes -------------------------------------------------------------------------------------------------
