@@ -392,7 +392,10 @@ def test_cut_off_and_resumed_it_warns_and_stops_at_the_same_steps(stop, call, tm
     assert main(["resume", str(tmp_path / "cut")]) == 0
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
     logs = [
-        [{**json.loads(line), "seconds": 0, "commit": 0, "date": 0} for line in (tmp_path / n / "log.jsonl").open()]
+        [
+            {**json.loads(line), "seconds": 0, "commit": 0, "date": 0, "peak_memory": 0}
+            for line in (tmp_path / n / "log.jsonl").open()
+        ]
         for n in ("cut", "whole")
     ]
     assert logs[0] == logs[1]
