@@ -93,6 +93,7 @@ def test_help_explains_every_option_of_training(method, capsys):
         "monitor",
         "checkpoint",
         "evaluate",
+        "health",
     )
     grouped = [name for name in groups if any(o.startswith(f"--{name}.") for o in known)]
     hidden = {f"--{name}" for name in grouped}  # no options themselves

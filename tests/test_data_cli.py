@@ -200,7 +200,7 @@ def test_the_demo_can_be_inspected(capsys):
 
 
 def test_an_oracle_is_nothing_to_look_at(capsys):
-    refused(["inspect", "oracle"], capsys, "an oracle's sequences are numbers", "give a file")
+    refused(["inspect", "oracle"], capsys, "oracle is drawn, not read", "give a file")
 
 
 # --- decode --------------------------------------------------------------------------------------------------------
@@ -382,4 +382,4 @@ def test_inspection_opens_no_run(capsys):
     before = sorted(Path().rglob("*"))
     inspected(["a.txt"], capsys)
     assert sorted(Path().rglob("*")) == before
-    assert corpora.WORLDS == ("oracle", "demo", "dialogues")
+    assert corpora.WORLDS == ("oracle", "demo", "dialogues", "agreement", "copying", "brackets")

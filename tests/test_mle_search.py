@@ -98,7 +98,7 @@ def test_the_best_by_validation_nll_is_the_generator_and_the_budget_is_spent(tmp
     assert final is not None
     assert {p.name for p in final.iterdir() if p.is_dir()} == {"generator"}
     assert torch.equal(evaluate.load_generator(final).head.weight, generator.head.weight)
-    assert list(checkpoint.load_training(final)["kept"]) == ["trials"]
+    assert list(checkpoint.load_training(final)["kept"]) == ["health", "trials"]
 
 
 def test_a_seed_is_a_search_of_its_own(tmp_path):

@@ -95,6 +95,18 @@ def cut_at(monkeypatch, name: str, call: int) -> None:
     monkeypatch.setattr(Run, name, counted)
 
 
+def cut_in(monkeypatch, phase: str) -> None:
+    """`Run.log` raises at the first record of a phase."""
+    plain = Run.log
+
+    def watched(self, of, *args, **kwargs):
+        if of == phase:
+            raise Cut
+        return plain(self, of, *args, **kwargs)
+
+    monkeypatch.setattr(Run, "log", watched)
+
+
 def interrupted(scene: str, folder: Path, name: str, call: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         cut_at(patch, name, call)
@@ -241,10 +253,13 @@ def test_a_damaged_newest_checkpoint_is_named_and_passed_over(damage, unbroken, 
 def test_a_damaged_last_checkpoint_of_a_phase(unbroken, tmp_path):
     """The pre-trained generator is measured at the end: its checkpoint is made anew on the way."""
     folder = tmp_path / "run"
-    interrupted("phases", folder, "log", 11)
-    only = checkpoint.every(folder / "checkpoints")
-    assert [checkpoint.tags_of(p) for p in only] == [{"pre-trained"}]
-    damage_cut(only[0])
+    with pytest.MonkeyPatch.context() as patch:
+        cut_in(patch, "adversarial")
+        with pytest.raises(Cut):
+            main(["train", *SCENES["phases"], "--out", str(folder)])
+    last = checkpoint.every(folder / "checkpoints")[-1]
+    assert checkpoint.tags_of(last) == {"pre-trained"}
+    damage_cut(last)
     assert main(["resume", str(folder)]) == 0
     assert_same(folder, unbroken("phases"))
     assert checkpoint.newest(folder / "checkpoints", tag="pre-trained") is not None

@@ -15,7 +15,7 @@ from test_resume import Cut, assert_same, cut_at, short_report  # noqa: F401
 from torch import nn
 from worlds import Headless, alive, every_sequence, far, gradients, plain_log_probs, rng, tiny
 
-from seqforge import checkpoint, corpora, objectives, sampling
+from seqforge import checkpoint, corpora, likelihood, objectives
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
 from seqforge.likelihood import weighted_nll
@@ -214,7 +214,7 @@ def test_a_share_of_one_is_teacher_forcing_bit_for_bit(tmp_path):
 
 def test_every_batch_reads_its_own_tokens_as_often_as_the_share_says(tmp_path, monkeypatch):
     """Slope 0.5: all truth in epoch 0, half of it in epoch 1, none later; never the end token; logged as it was."""
-    seen, plain = [], sampling.weighted_nll
+    seen, plain = [], likelihood.weighted_nll
 
     def watch(generator, ids, lengths, weight, read=None, smoothing=0.0):
         seen.append((ids, lengths, read, generator.training))
