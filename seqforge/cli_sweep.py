@@ -35,7 +35,9 @@ def sweep_(argv: list[str]) -> int:
     parser.add_argument("name", help=f"a shipped sweep ({', '.join(sweep.names())}) or a YAML file")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, of sweep.csv and sweep.md")
     parser.add_argument("--seeds", help="such as 1,2,3 (default: the sweep's)")
-    parser.add_argument("--variants", help="some of the variants, by comma (default: all)")
+    parser.add_argument(
+        "--variants", help="some of the variants, by comma, and what those are held to and start from (default: all)"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each run; 0: torch's choice")
     parser.add_argument(
         "--at-once", type=int, default=1, help="cells and seeds side by side, one thread each; 0: as many as cores"

@@ -109,7 +109,7 @@ def trials(
     unknown = set(variants) - sweep["variants"].keys()
     if unknown:
         raise ValueError(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(sweep['variants'])}")
-    chosen = [v for v in sweep["variants"] if not variants or v in variants]
+    chosen = needed(sweep, variants)
     found = []
     for seed, (cell, options), variant in itertools.product(seeds, cells_of(sweep), chosen):
         own = dict(sweep["variants"][variant] or {})
@@ -121,6 +121,14 @@ def trials(
         argv += [*more, "--seed", str(seed)] + ([f"--from={folder / f'{start}-{seed}'}"] if start else [])
         found.append(Trial(str(variant), seed, folder / f"{variant}-{seed}", argv, cell))
     return found
+
+
+def needed(sweep: dict[str, Any], variants: Sequence[str]) -> list[str]:
+    """The variants chosen (none: all), with what they are held to and what they start from, in the sweep's order."""
+    wanted = set(variants or sweep["variants"]) | ({sweep["versus"]} if sweep["versus"] else set())
+    while more := {(sweep["variants"][v] or {}).get("from", v) for v in wanted} - wanted:
+        wanted |= more
+    return [v for v in sweep["variants"] if v in wanted]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -190,6 +190,15 @@ def test_a_grid_goes_on_cell_by_cell(grid, monkeypatch):
     assert [[Path(c[-1]).name for c in job] for job in seen] == [["mle-3", "again-3", "broken-3"]] * 2
 
 
+def test_a_variant_brings_what_it_is_held_to_and_starts_from(tmp_path):
+    """Without its `versus` there was nothing to hold it to, and every cell said "no range shared"."""
+    plan = {"variants": {"a": {}, "b": {"from": "a"}, "c": {"from": "b"}, "d": {}}, "versus": None}
+    assert sweep.needed(plan, ["c"]) == ["a", "b", "c"]
+    assert sweep.needed({**plan, "versus": "d"}, ["b"]) == ["a", "b", "d"]
+    assert sweep.needed({**plan, "versus": "d"}, []) == ["a", "b", "c", "d"]
+    assert sweep.needed(plan, ["d"]) == ["d"]
+
+
 def test_told_without_a_shared_range_or_of_some_seeds():
     judged = Judgement("oracle", "beats", -0.12, -0.15, -0.09, 1.0, 2.0, "seeds", 2)
     assert sweep.told(sweep.Held(("a",), "x", judged, 2, 3)) == "beats: -0.120 ± 0.030 (2 of 3 seeds)"
