@@ -88,13 +88,14 @@ def _map(plan: dict[str, Any], held: Sequence[Held]):
     columns = list(dict.fromkeys(h.cell[1:] for h in held))
     fields, frontier = [], None
     for variant in dict.fromkeys(h.variant for h in held):
-        gap = np.full((len(rows), len(columns)), np.nan)
+        gap, half = (np.full((len(rows), len(columns)), np.nan) for _ in range(2))
         words = [["" for _ in columns] for _ in rows]
         for h in held:
             if h.variant == variant and h.judgement is not None:
                 r, c = rows.index(h.cell[0]), columns.index(h.cell[1:])
-                gap[r, c], words[r][c], frontier = h.judgement.gap, h.judgement.word, h.judgement.frontier
-        fields.append(Field(variant, gap, words))
+                gap[r, c], half[r, c] = h.judgement.gap, (h.judgement.high - h.judgement.low) / 2
+                words[r][c], frontier = h.judgement.word, h.judgement.frontier
+        fields.append(Field(variant, gap, half, words))
     unit = AXES[frontier].unit if frontier else ""
     return map_figure(fields, rows, [" ".join(c) for c in columns], plan["versus"], unit)
 

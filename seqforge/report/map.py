@@ -11,10 +11,13 @@ MARKS = {"beats": "✓", "ties with": "=", "loses to": "✗"}
 
 
 class Field(NamedTuple):
-    """One variant: gap (R,C), nan where there is none; words (R,C): the verdicts, "" where there is none."""
+    """One variant: gap and half its interval (R,C), nan where there is none; words (R,C): the verdicts, "" where there
+    is none.
+    """
 
     variant: str
     gap: np.ndarray
+    half: np.ndarray
     words: list[list[str]]
 
 
@@ -22,7 +25,7 @@ def map_figure(fields: Sequence[Field], rows: Sequence[str], columns: Sequence[s
     """Fields side by side; blue is better than `versus`, red worse, all on one scale that leaves out the outermost
     tenth of the gaps.
     """
-    size = (1.6 + 1.05 * len(columns) * len(fields), 1.5 + 0.42 * len(rows))
+    size = (2.2 + max(1.0 * len(columns), 1.3) * len(fields), 1.6 + 0.5 * len(rows))
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine())
     gaps = np.abs(np.concatenate([f.gap.ravel() for f in fields]))
     known = gaps[np.isfinite(gaps)]
@@ -32,16 +35,16 @@ def map_figure(fields: Sequence[Field], rows: Sequence[str], columns: Sequence[s
     for ax, field in zip(axes, fields, strict=True):
         image = ax.imshow(field.gap, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto")
         ax.set_facecolor("#dddddd")
-        ax.set_title(field.variant)
+        ax.set_title(field.variant, fontsize=9)
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
         ax.set_yticks(range(len(rows)), rows, fontsize=8)
         for (r, c), gap in np.ndenumerate(field.gap):
-            mark = MARKS.get(field.words[r][c], "")
-            text = "no range" if np.isnan(gap) else f"{mark} {gap:+.2f}"
+            mark, half = MARKS.get(field.words[r][c], ""), field.half[r, c]
+            text = "no range" if np.isnan(gap) else f"{mark} {gap:+.2f}\n±{half:.2f}"
             dark = np.isfinite(gap) and abs(gap) > 0.6 * most
             ax.text(c, r, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    label = f"gap to {versus} at equal diversity{', ' + unit if unit else ''}; below 0 is better"
     if image is not None:
-        figure.colorbar(image, ax=list(axes), label=label, shrink=0.9)
-    figure.suptitle("✓ beats, = ties with, ✗ loses to " + versus, fontsize=9)
+        figure.colorbar(image, ax=list(axes), label=unit, shrink=0.9)
+    told = f"gap to {versus} at equal diversity, ± half its 95 % interval; below 0 is better"
+    figure.suptitle(f"{told}\n✓ beats, = ties with, ✗ loses to {versus}", fontsize=8)
     return figure
