@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import plain
 from seqforge import corpora, discriminate, objectives, rewards
-from seqforge.corpora import DataConfig
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Split
 from seqforge.likelihood import log_probs, weighted_nll
 from seqforge.methods import cot, leakgan, scratchgan

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 
 from seqforge import corpora, evaluate, options, scoring, worlds
 from seqforge.cli_runs import names_of, sink
-from seqforge.corpora import DataConfig
 from seqforge.data import fetch, inspect, music, published, tokens
+from seqforge.data.build import texts_of
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Split
 from seqforge.data.music import MusicConfig
 from seqforge.data.pack import Lengths, pack
@@ -57,7 +58,7 @@ def inspect_(argv: list[str]) -> int:
         raise ValueError(f"data inspect: {source} is drawn, not read; give a file, folder or demo")
     documents, corpus = corpora.documents_and_corpus(config)
     settings = {f"data.{k}": v for k, v in corpora.settings(config, documents, corpus).items()}
-    found = inspect.facts(documents, corpora.texts_of(documents, config), corpus, settings)
+    found = inspect.facts(documents, texts_of(documents, config), corpus, settings)
     print(json.dumps(found, indent=1, ensure_ascii=False)) if as_json else _print_inspected(found)
     return 0
 

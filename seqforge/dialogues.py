@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from seqforge import pairs
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Corpus
 from seqforge.grammars import END, Grammar
 from seqforge.pairs import Pair
-
-if TYPE_CHECKING:
-    from seqforge.corpora import DataConfig
 
 BETWEEN = "/"  # the word that stands between two turns of a sentence of the grammar
 

@@ -11,19 +11,17 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from seqforge.data import tokens
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Corpus, Split
 from seqforge.data.pack import LONGEST_BY_ITSELF, choose_lengths, pack
 from seqforge.data.readers.dialogue import Dialogues, read_dialogues
-
-if TYPE_CHECKING:
-    from seqforge.corpora import DataConfig
 
 HELD = ("valid", "test")
 

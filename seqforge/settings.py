@@ -12,6 +12,7 @@ import torch
 
 from seqforge import corpora
 from seqforge.data import tokens
+from seqforge.data.config import DataConfig
 from seqforge.evaluate import EvaluateConfig
 from seqforge.health import HealthConfig, check_signs
 from seqforge.run import CheckpointConfig
@@ -43,7 +44,7 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int = 0
     tensorboard: bool = False
-    data: corpora.DataConfig = field(default_factory=corpora.DataConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     health: HealthConfig = field(default_factory=HealthConfig)

@@ -25,6 +25,7 @@ except ImportError:  # Windows has none
     fcntl = None
 
 from seqforge import __version__, checkpoint, corpora, evaluate, memory, watch
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Corpus
 from seqforge.health import Watch
 from seqforge.methods import (
@@ -254,7 +255,7 @@ def _check_start(start: str | Path | None, corpus: Corpus) -> None:
             )
 
 
-def _condition(data: corpora.DataConfig, pairs: bool, method: str) -> corpora.DataConfig:
+def _condition(data: DataConfig, pairs: bool, method: str) -> DataConfig:
     """What is answered: turns where a method needs pairs and nothing is said; nothing else for the others."""
     if pairs:
         return dataclasses.replace(data, condition="turns") if data.condition == "none" else data

@@ -7,6 +7,7 @@ import torch
 
 from seqforge import corpora
 from seqforge.cli import main
+from seqforge.data.config import DataConfig
 from seqforge.likelihood import log_probs
 from seqforge.methods import mle, seqgan
 from seqforge.metrics import nll
@@ -15,7 +16,7 @@ from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import CheckpointConfig, Run
 from seqforge.sampling import Filter, sample, uniform
 
-DATA = corpora.DataConfig(
+DATA = DataConfig(
     vocab_size=20, max_length=6, oracle_embedding=4, oracle_hidden=4, train_size=512, valid_size=64, test_size=256
 )
 MONITOR = mle.MonitorConfig(every=0, samples=64, lines=3)

@@ -14,7 +14,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from seqforge import corpora, report
 from seqforge.cli import main
-from seqforge.corpora import DataConfig, load
+from seqforge.corpora import load
+from seqforge.data.build import texts_of
+from seqforge.data.config import DataConfig
 from seqforge.report import figures
 
 MLE = ["--generator.hidden", "8", "--generator.embedding", "8", "--mle.epochs", "1", "--mle.batch", "8"]
@@ -246,7 +248,7 @@ def test_what_is_held_out_is_drawn_once_and_from_the_seed():
     corpus = corpus_of(texts, valid_size=7)
     parts = [corpus.decode(s.ids, s.lengths) for s in (corpus.train, corpus.valid, corpus.test)]
     assert [len(p) for p in parts] == [83, 7, 10]
-    everything = corpora.texts_of(*_documents(valid_size=7))
+    everything = texts_of(*_documents(valid_size=7))
     assert sorted(t for part in everything.values() for t in part) == sorted(texts)
     assert everything["train"] == parts[0]
     assert corpus_of(texts, valid_size=7).digest == corpus.digest
@@ -270,7 +272,7 @@ def test_every_sequence_ends_with_one_end_token(kind):
     words = [corpus.tokenizer.encode(t).ids for t in texts]
     assert corpus.max_length == max(map(len, words)) + 1
     assert (
-        corpus.decode(corpus.train.ids, corpus.train.lengths) == corpora.texts_of(*_documents(tokenizer=kind))["train"]
+        corpus.decode(corpus.train.ids, corpus.train.lengths) == texts_of(*_documents(tokenizer=kind))["train"]
         or kind == "word"
     )
 

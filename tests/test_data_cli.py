@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from seqforge import cli_data, corpora, report
 from seqforge.cli import main
-from seqforge.corpora import DataConfig, load
+from seqforge.corpora import load
 from seqforge.data import inspect, published
+from seqforge.data.config import DataConfig
 
 
 @pytest.fixture(autouse=True)

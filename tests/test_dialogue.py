@@ -10,7 +10,7 @@ from worlds import every_sequence, far, gradients, rng
 from seqforge import checkpoint, corpora, discriminate, evaluate, rewards
 from seqforge import judge as fresh
 from seqforge.cli import main
-from seqforge.corpora import DataConfig
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Split
 from seqforge.likelihood import log_probs, sequence_nll
 from seqforge.methods import dialogue

@@ -8,7 +8,7 @@ import torch
 
 from seqforge import checkpoint, corpora, discriminate, evaluate
 from seqforge import judge as fresh
-from seqforge.corpora import DataConfig
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Split
 from seqforge.evaluate import EvaluateConfig
 from seqforge.likelihood import log_probs

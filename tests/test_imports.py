@@ -41,8 +41,8 @@ TABLE = {
     "seqforge.worlds": "seqforge.data.corpus seqforge.sampling seqforge.models.generator",
     "seqforge.corpora": "seqforge.oracles seqforge.worlds seqforge.grammars seqforge.dialogues seqforge.pairs "
     "seqforge.data*",
-    "seqforge.pairs": "seqforge.corpora seqforge.data*",
-    "seqforge.dialogues": "seqforge.corpora seqforge.pairs seqforge.grammars seqforge.data*",
+    "seqforge.pairs": "seqforge.data*",
+    "seqforge.dialogues": "seqforge.pairs seqforge.grammars seqforge.data*",
     "seqforge.grammars": "",
     "seqforge.generate": "seqforge.sampling seqforge.models.generator seqforge.data*",
     "seqforge.tunes": "seqforge.data* seqforge.sampling seqforge.models.generator seqforge.report.rolls",

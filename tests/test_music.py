@@ -11,8 +11,9 @@ from music_files import by_mido, folder, melody, save
 
 from seqforge import corpora
 from seqforge.cli import main
-from seqforge.corpora import DataConfig, load
+from seqforge.corpora import load
 from seqforge.data import midi, music
+from seqforge.data.config import DataConfig
 from seqforge.data.music import MusicConfig, encoding_of, phrases, valid
 from seqforge.data.readers.document import Flaw
 

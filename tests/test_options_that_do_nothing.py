@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seqforge.cli import main
-from seqforge.corpora import DataConfig
+from seqforge.data.config import DataConfig
 from seqforge.evaluate import EvaluateConfig, verdict
 from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig

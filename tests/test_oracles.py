@@ -11,7 +11,7 @@ import torch
 from worlds import every_sequence, plain_log_probs, rng
 
 from seqforge import corpora
-from seqforge.corpora import DataConfig
+from seqforge.data.config import DataConfig
 from seqforge.likelihood import log_probs, sequence_nll
 from seqforge.oracles import load_oracle, oracle_corpus, oracle_digest, seeded_oracle
 from seqforge.sampling import sample, uniform

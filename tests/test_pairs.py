@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seqforge import corpora, dialogues
-from seqforge.corpora import DataConfig
+from seqforge.data.config import DataConfig
 from seqforge.data.readers import dialogue
 from seqforge.data.readers.dialogue import Dialogues, read_dialogues
 from seqforge.pairs import Pair, normalised, pairs_of, source_ids, split_by_group

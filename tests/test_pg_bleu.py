@@ -11,8 +11,9 @@ from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from test_resume import Cut, assert_same, cut_at, short_report  # noqa: F401
 from worlds import alive, every_sequence, far, garbled, gradients, plain_log_probs, rng, tiny, true_q
 
-from seqforge import checkpoint, corpora, likelihood, rewards
+from seqforge import checkpoint, likelihood, rewards
 from seqforge.cli import main
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
 from seqforge.likelihood import weighted_nll
@@ -225,7 +226,7 @@ def test_options_that_mean_nothing_are_refused(wrong, named):
         PGBLEUConfig(**wrong)
 
 
-DATA = corpora.DataConfig(
+DATA = DataConfig(
     vocab_size=12, max_length=5, oracle_embedding=3, oracle_hidden=3, train_size=96, valid_size=32, test_size=32
 )
 RUN = RunConfig(data=DATA, checkpoint=CheckpointConfig(seconds=0), evaluate=EvaluateConfig(16, [1.0]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from seqforge import corpora, portrait
-from seqforge.corpora import DataConfig
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Split
 from seqforge.metrics.nearest import copied, nearest
 from seqforge.metrics.ngrams import encode

@@ -15,7 +15,8 @@ from test_resume import Cut, assert_same, cut_at, short_report  # noqa: F401
 from torch import nn
 from worlds import Headless, alive, every_sequence, far, gradients, plain_log_probs, rng, tiny
 
-from seqforge import checkpoint, corpora, likelihood, objectives
+from seqforge import checkpoint, likelihood, objectives
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.evaluate import EvaluateConfig
 from seqforge.likelihood import weighted_nll
@@ -275,7 +276,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
     assert not torch.equal(runs[0]["head.weight"], runs[2]["head.weight"])
 
 
-DATA = corpora.DataConfig(
+DATA = DataConfig(
     vocab_size=12, max_length=5, oracle_embedding=3, oracle_hidden=3, train_size=96, valid_size=32, test_size=32
 )
 RUN = RunConfig(data=DATA, checkpoint=CheckpointConfig(seconds=0), evaluate=EvaluateConfig(16, [1.0]))

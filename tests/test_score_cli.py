@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from seqforge import scoring
 from seqforge.cli import main
-from seqforge.corpora import DataConfig, load
+from seqforge.corpora import load
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Split
 from seqforge.evaluate import EvaluateConfig, text_scores
 from seqforge.methods import mle

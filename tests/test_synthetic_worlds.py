@@ -8,7 +8,7 @@ import torch
 
 from seqforge import corpora
 from seqforge.cli import main
-from seqforge.corpora import DataConfig
+from seqforge.data.config import DataConfig
 from seqforge.likelihood import sequence_nll
 from seqforge.sampling import sample, uniform
 from seqforge.worlds import KINDS, NOISE, World, WorldState, zipf

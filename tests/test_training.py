@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from seqforge import checkpoint, corpora, training
 from seqforge.cli import main
+from seqforge.data.config import DataConfig
 from seqforge.evaluate import EvaluateConfig
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
@@ -28,7 +29,7 @@ fcntl = pytest.importorskip("fcntl")
 few = pytest.mark.filterwarnings("ignore:.*(sequences to train on and|are longer than)")
 pytestmark = [few, pytest.mark.filterwarnings("ignore:.*starting again from config.yaml")]
 
-ORACLE = corpora.DataConfig(
+ORACLE = DataConfig(
     vocab_size=12, max_length=5, oracle_embedding=3, oracle_hidden=3, train_size=96, valid_size=32, test_size=32
 )
 CONFIG = RunConfig(
@@ -58,7 +59,7 @@ def text_file(path: Path, lines: int = 80, seed: int = 1) -> Path:
 def on_text(source: str | Path, **data) -> RunConfig:
     evaluation = EvaluateConfig(16, [1.0], metrics=["bleu"])
     saving = CheckpointConfig(seconds=0)
-    return RunConfig(data=corpora.DataConfig(source=str(source), **data), checkpoint=saving, evaluate=evaluation)
+    return RunConfig(data=DataConfig(source=str(source), **data), checkpoint=saving, evaluate=evaluation)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -377,7 +378,7 @@ def test_a_run_without_the_newer_digests_in_its_log_goes_on(tmp_path):
     [
         ("seqgan", RunConfig(), training.seqgan.SeqGANConfig(reward="typo")),
         ("pg_bleu", RunConfig(), training.pg_bleu.PGBLEUConfig(baseline="typo")),
-        ("mle", RunConfig(data=corpora.DataConfig(overlong="typo")), training.mle.MLETrainConfig()),
+        ("mle", RunConfig(data=DataConfig(overlong="typo")), training.mle.MLETrainConfig()),
     ],
 )
 def test_an_option_with_a_word_it_does_not_know_is_refused(method, config, method_config, tmp_path):
