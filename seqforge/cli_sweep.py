@@ -44,16 +44,14 @@ def sweep_(argv: list[str]) -> int:
     )
     args, more = parser.parse_known_args(argv)
     plan = sweep.read(args.name)
-    try:
-        chosen_seeds = [int(s) for s in args.seeds.split(",")] if args.seeds else plan["seeds"]
-    except ValueError as e:
-        raise ValueError(f"--seeds {args.seeds}: give numbers such as 1,2,3") from e
+    chosen_seeds = seeds.parse(args.seeds) if args.seeds else plan["seeds"]
     chosen = args.variants.split(",") if args.variants else []
     planned = sweep.trials(plan, args.out, chosen_seeds, chosen, more)
     for trial in planned[: len(planned) // len(chosen_seeds)]:
         options.parse_train(trial.argv[0], trial.argv[1:])  # a wrong option is named before the first run
     at_once = seeds.at_once(args.at_once, len(planned))
     args.out.mkdir(parents=True, exist_ok=True)
+    sweep.remember(planned, args.out)
     done, begun = [t for t in planned if sweep.finished(t)], time.monotonic()
     old = len(done)
     print(f"{old} of {len(planned)} runs have finished", file=sys.stderr)

@@ -143,6 +143,25 @@ def finished(trial: Trial) -> bool:
     return (trial.folder / "scores.json").is_file()
 
 
+def remember(planned: Sequence[Trial], out: Path) -> None:
+    """Write to OUT/sweep.json what each run is told to do. Raises ValueError where a run that has begun was told
+    something else: its figures are not those of this sweep.
+    """
+    path = out / "sweep.json"
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for trial in planned:
+        name = trial.folder.relative_to(out).as_posix()
+        argv = [a for a in trial.argv if not a.startswith("--from=")]  # a path, the rest of which `variant` decides
+        before = told.setdefault(name, argv)
+        if before != argv and (trial.folder / "config.yaml").is_file():
+            odd = " ".join(a for a in [*before, *argv] if (a in before) != (a in argv)) or "their order"
+            raise ValueError(f"{trial.folder}: was begun with other options ({odd}); choose another --out, or remove it")
+        told[name] = argv
+    part = out / ".sweep.json.part"
+    part.write_text(json.dumps(told, indent=0), encoding="utf-8")
+    part.replace(path)
+
+
 def carry_out(planned: Sequence[Trial], threads: int, at_once: int = 1) -> Iterator[Trial]:
     """Train what has not finished, or go on with it; yields each as it ends. `at_once` processes side by side; one of
     them makes all runs of a cell and seed in turn where some start from others. Raises ValueError where one fails.

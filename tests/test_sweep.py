@@ -46,6 +46,9 @@ def test_every_variant_is_run_with_every_seed_once(plan, tmp_path, capsys, monke
     assert float(mine["half_interval"]) == pytest.approx(12.706 * abs(values[0] - values[1]) / 2, rel=1e-3)
     monkeypatch.setattr(sweep.subprocess, "run", lambda *_, **__: pytest.fail("all runs have finished"))
     assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--lr", "0.5"]) == 2
+    assert "whole-1: was begun with other options (--lr 0.5); choose another --out" in capsys.readouterr().err
 
 
 def nll_test(run: Path) -> float:
@@ -96,7 +99,7 @@ def test_what_is_not_there_is_named(plan, tmp_path, capsys):
     assert main(["sweep", plan, *out, "--variants", "whole,none"]) == 2
     assert "no variant none" in capsys.readouterr().err
     assert main(["sweep", plan, *out, "--seeds", "one"]) == 2
-    assert "--seeds one" in capsys.readouterr().err
+    assert "--seeds is 'one'" in capsys.readouterr().err
     assert main(["sweep", plan, *out, "--round", "3"]) == 2
     assert "did you mean --rounds" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
