@@ -1,6 +1,7 @@
 """`seqforge turing`: people judge real sequences against a run's own, on a local page; and what they found."""
 
 import json
+import threading
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,21 +45,15 @@ def turing_(argv: list[str]) -> int:
         raise ValueError(f"--seed is {args.seed}, but must lie between -2^63 and 2^63 - 1")
     deck = deck_of(args.run, args.n, args.temperature, args.seed, args.include == "pretrained")
     with Server(Desk(args.run, deck), args.host, args.port) as server:
-        told = (
-            f"{args.n} texts at temperature {args.temperature:g}, {deck.left_out} left out that were real and generated"
-        )
-        out.print(
-            f"{told}\n{server.address}  Ctrl-C ends it; answers go to {server.desk.path}", markup=False, soft_wrap=True
-        )
-        if not args.no_browser:
-            webbrowser.open(server.address)
+        print(f"{args.n} texts at temperature {args.temperature:g}; left out, both real and generated: {deck.left_out}")
+        print(f"{server.address}  Ctrl-C ends it; answers go to {server.desk.path}", flush=True)
+        if not args.no_browser:  # beside the server: a browser in the terminal waits for the page
+            threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             n = len(turing.read(server.desk.path)[0])
-            out.print(
-                f"\n{n} answers in {server.desk.path}; seqforge turing {args.run} goes on", markup=False, soft_wrap=True
-            )
+            print(f"\n{n} answers in {server.desk.path}; for a page with what they say: seqforge report {args.run}")
     return 0
 
 

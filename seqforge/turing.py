@@ -145,17 +145,21 @@ def _parsed(line: bytes) -> Answer | None:
 
 
 def append(path: Path, answer: Answer) -> None:
-    """Add a line, on the disk when this returns. The caller holds the file's lock. A line that was cut off stays a
-    line of its own.
+    """Add a line, on the disk when this returns; where that fails (OSError) the file is as before. The caller holds the
+    file's lock. A line that was cut off stays a line of its own.
     """
     line = json.dumps(asdict(answer), ensure_ascii=False).encode() + b"\n"
     with path.open("a+b", buffering=0) as file:
         if end := file.seek(0, os.SEEK_END):
             file.seek(end - 1)
             line = line if file.read(1) == b"\n" else b"\n" + line
-        while line:
-            line = line[file.write(line) :]
-        os.fsync(file.fileno())
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def share(these: Iterable[bool]) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def sentence(found: dict[str, Any]) -> str:
     else:
         word = "no better, as far as these answers tell, than a coin"
     who = "one judge" if judges == 1 else f"{judges} judges"
-    return f"Of {found['answers']:,} answers by {who}, {_percent(accuracy)} are right: {word}."
+    answers = "1 answer" if found["answers"] == 1 else f"{found['answers']:,} answers"
+    return f"Of {answers} by {who}, {_percent(accuracy)} are right: {word}."
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
