@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from seqforge import __version__, cli_chat, cli_data, cli_runs, cli_sweep, controls, options, seeds
+from seqforge import __version__, cli_chat, cli_data, cli_runs, cli_sweep, cli_turing, controls, options, seeds
 from seqforge.options import Parser
 from seqforge.report.folder import read_log
 from seqforge.settings import RunConfig, build
@@ -125,6 +125,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sweep": cli_sweep.sweep_,
     "generate": cli_runs.generate_,
     "chat": cli_chat.chat_,
+    "turing": cli_turing.turing_,
     "evaluate": cli_runs.evaluate_,
     "report": cli_runs.report_,
     "compare": cli_runs.compare_,

@@ -65,8 +65,8 @@ class Tab:
         elif event == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
 
-    def open(self, path: Path, width: int = 1280, scheme: str = "light", media: str = "screen") -> None:
-        """Load a file as a window of that width and a reader of that colour scheme see it."""
+    def open(self, path: Path | str, width: int = 1280, scheme: str = "light", media: str = "screen") -> None:
+        """Load a file, or an address, as a window of that width and a reader of that colour scheme see it."""
         self.logged.clear()
         self.requests.clear()
         self.call(
@@ -75,7 +75,7 @@ class Tab:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media=media, features=features)
         self._events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
         while "Page.loadEventFired" not in self._events:
             self._read()
 
@@ -85,11 +85,33 @@ class Tab:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def wait(self, script: str) -> Any:
+        """The value of an expression once it is true, which a page may take a moment for."""
+        end = time.monotonic() + SECONDS
+        while not (value := self.run(script)):
+            assert time.monotonic() < end, f"never true: {script}; logged: {self.logged}"
+            time.sleep(0.02)
+        return value
+
     def press(self, key: str, text: str = "") -> None:
-        code = {"Tab": 9, "Enter": 13}[key]
+        """Tab, Enter, or a letter or digit, which is also written."""
+        code = {"Tab": 9, "Enter": 13}.get(key) or ord(key.upper())
+        text = text or (key if len(key) == 1 else "")
         for kind in ("keyDown", "keyUp"):
             shown = {"text": text} if text and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **shown)
+
+    def type(self, text: str) -> None:
+        """Write into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def click(self, selector: str) -> None:
+        """The mouse on the middle of an element, scrolled to where it is seen."""
+        found = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{found}.scrollIntoView()")
+        x, y = self.run(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({found}.getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def heard(self, *roles: str) -> list[str]:
         """The names that a screen reader says of what has one of these roles."""

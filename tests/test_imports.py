@@ -32,6 +32,8 @@ TABLE = {
     "seqforge.run",
     "seqforge.chat": "seqforge.evaluate seqforge.pairs seqforge.sampling seqforge.data* seqforge.models*",
     "seqforge.judge": "seqforge.discriminate seqforge.data.corpus seqforge.metrics* seqforge.models*",
+    "seqforge.turing": "seqforge.metrics.calibration",
+    "seqforge.turing_server": "seqforge.turing seqforge.checkpoint seqforge.report.page",
     "seqforge.memory": "",
     "seqforge.calibration": "seqforge.checkpoint seqforge.discriminate seqforge.data.corpus seqforge.metrics* "
     "seqforge.models* seqforge.sampling",
@@ -73,6 +75,7 @@ COMMAND_LINE = (
     "seqforge.cli_runs",
     "seqforge.cli_data",
     "seqforge.cli_sweep",
+    "seqforge.cli_turing",
     "seqforge.options",
     "seqforge.tables",
 )
@@ -80,6 +83,7 @@ NO_TORCH = (
     "seqforge.compare",
     "seqforge.frontier",
     "seqforge.verdict",
+    "seqforge.turing",
     "seqforge.report*",
 )  # nor anything of ours that imports it
 

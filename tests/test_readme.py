@@ -11,6 +11,7 @@ from test_seeds import Done
 
 from seqforge import seeds
 from seqforge.cli import main
+from seqforge.turing_server import Server
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -42,11 +43,13 @@ def test_the_python_example_runs_as_it_stands(elsewhere, capsys):
 
 
 SMALL = "--mle.epochs=1 --rounds=1 --d_pretrain=1 --d_samples=32 --rollouts=2 --batch=8 --evaluate.samples=64"
+TURING = "--n 4 --port 0 --no-browser"  # of the six test sequences there are
 SWEEP = "--variants whole --seeds 1 --rounds 1 --steps 1 --batch 8 --evaluate.samples 64 --monitor.samples 8"
 
 
 def test_every_command_runs(elsewhere, capsys, monkeypatch):
     monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(Popen=Done))
+    monkeypatch.setattr(Server, "serve_forever", lambda self: None)
     for name, shift in (("mine", 0), ("test", 1), ("samples", 2)):
         nouns, verbs = ["man", "dog", "bird", "horse"], ["sees", "follows", "likes"]
         rows = [f"a {nouns[i % 4]} {verbs[(i // 4 + shift) % 3]} a {nouns[(i // 3 + shift) % 4]}." for i in range(60)]
@@ -63,6 +66,7 @@ def test_every_command_runs(elsewhere, capsys, monkeypatch):
         "export",
         "data",
         "score",
+        "turing",
     }
     for command in commands:
         if command[0] == "train":
@@ -70,6 +74,7 @@ def test_every_command_runs(elsewhere, capsys, monkeypatch):
             command = [*command, "--rounds", "2"] if "--rounds" in command else command
             command = [*command, *SMALL.split()] if "mine.txt" in command else command
         command = [*command, *SWEEP.split()] if command[0] == "sweep" else command
+        command = [*command, *TURING.split()] if command[0] == "turing" else command
         assert main(command) == 0, command
     assert (elsewhere / "runs" / "mine" / "report.html").is_file()
     assert "equal NLL_test" in capsys.readouterr().out

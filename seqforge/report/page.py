@@ -5,7 +5,18 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from seqforge.report import discriminator, distributions, frontier, hierarchy, learning, music, neighbours, ran, scores
+from seqforge.report import (
+    discriminator,
+    distributions,
+    frontier,
+    hierarchy,
+    learning,
+    music,
+    neighbours,
+    ran,
+    scores,
+    turing,
+)
 from seqforge.report.figures import write_whole
 from seqforge.report.folder import Folder, read_folder
 from seqforge.report.section import Section
@@ -22,6 +33,7 @@ SECTIONS = (
     hierarchy.section,
     music.section,
     neighbours.section,
+    turing.section,
     ran.section,
 )
 
