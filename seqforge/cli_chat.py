@@ -29,7 +29,8 @@ def chat_(argv: list[str]) -> int:
     parser.add_argument("--beams", type=int, default=5, help="hypotheses kept, with beam")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same replies")
     parser.add_argument(
-        "--checkpoint", help="pre-trained, best (by validation), final, or a step (default: the newest)"
+        "--checkpoint",
+        help="pre-trained, counterpart (MLE's), best (by validation), final, or a step (default: the newest)",
     )
     args = parser.parse_args(argv)
     if args.decode not in get_args(Decode):

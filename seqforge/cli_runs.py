@@ -51,7 +51,8 @@ def generate_(argv: list[str]) -> int:
     parser.add_argument("--no-unk", action="store_true", help="never draw the unknown token")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same sequences")
     parser.add_argument(
-        "--checkpoint", help="pre-trained, best (by validation), final, or a step (default: the newest)"
+        "--checkpoint",
+        help="pre-trained, counterpart (MLE's), best (by validation), final, or a step (default: the newest)",
     )
     parser.add_argument("--json", action="store_true", help="JSON lines: text, log-probabilities (nats) and ids")
     parser.add_argument("--out", type=Path, help="file to write, one sequence a line; .jsonl means --json. Of tunes "
@@ -320,7 +321,8 @@ def export_(argv: list[str]) -> int:
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("--out", type=Path, required=True, help="new folder for weights, tokenizer and model card")
     parser.add_argument(
-        "--checkpoint", help="pre-trained, best (by validation), final, or a step (default: the newest)"
+        "--checkpoint",
+        help="pre-trained, counterpart (MLE's), best (by validation), final, or a step (default: the newest)",
     )
     parser.add_argument("--push", help="also push it to this repository of the Hugging Face hub (USER/NAME)")
     args = parser.parse_args(argv)

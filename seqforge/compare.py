@@ -13,7 +13,7 @@ import yaml
 from scipy import stats
 
 from seqforge.frontier import AXES, Axes, gap_at_one, gap_over_range, mean_interval, points_of
-from seqforge.verdict import Judgement, over_seeds, reason
+from seqforge.verdict import Judgement, opponent, over_seeds, reason
 
 
 def read_run(run: Path) -> tuple[dict, dict]:
@@ -133,7 +133,7 @@ def _summary(by_seed: dict[int, dict], axes: Axes) -> dict:
 
 def _verdicts(by_seed: dict[int, dict]) -> list[dict]:
     """On each frontier the verdict over all seeds that have one, with its reason in words."""
-    by_frontier: dict[str, list[Judgement]] = {}
+    first, by_frontier = next(iter(by_seed.values())), {}
     for scores in by_seed.values():
         for found in scores.get("judgements", []):
             by_frontier.setdefault(found["frontier"], []).append(Judgement(**found))
@@ -141,7 +141,7 @@ def _verdicts(by_seed: dict[int, dict]) -> list[dict]:
     for each in by_frontier.values():
         j = over_seeds(each) if len(each) > 1 else each[0]
         words = [one.word for one in each]
-        out.append({**j.as_dict(), "each": words, "reason": reason(j, "the pre-trained generator")})
+        out.append({**j.as_dict(), "each": words, "reason": reason(j, opponent(first["generators"][0]["name"]))})
     return out
 
 

@@ -93,21 +93,30 @@ GENERATORS = {cls.__name__: cls for cls in get_args(Loadable)}
 
 def load_generator(folder: Path, precision: str = "fp32") -> Loadable:
     """The generator of a checkpoint folder, ready to sample; `precision` is that of the features leaked to it."""
-    config = json.loads((folder / "generator" / "config.json").read_text())
+    player = player_of(folder)
+    config = json.loads((player / "config.json").read_text())
     name = "+".join(config.pop("architectures", ["LSTMGenerator"]))
     if name not in GENERATORS:
-        raise ValueError(
-            f"{folder / 'generator' / 'config.json'}: a generator of kind {name!r}, which is not known here"
-        )
+        raise ValueError(f"{player / 'config.json'}: a generator of kind {name!r}, which is not known here")
     generator = GENERATORS[name](**config)
-    checkpoint.load_model(folder / "generator", generator)
+    checkpoint.load_model(player, generator)
     if isinstance(generator, HierarchicalGenerator):
         generator.leak(generator.leaked.discriminator, precision)
     return generator.eval()
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(folder / "generator" / "tokenizer.json"))
+    return Tokenizer.from_file(str(player_of(folder) / "tokenizer.json"))
+
+
+def player_of(folder: Path) -> Path:
+    """Where a checkpoint has its generator, or MLE's counterpart of one, which stands alone in a checkpoint of its own.
+    Raises ValueError where there is neither: the counterpart is still being trained.
+    """
+    player = folder / ("counterpart" if "counterpart" in checkpoint.tags_of(folder) else "generator")
+    if not player.is_dir():
+        raise ValueError(f"{folder}: no generator in it yet; MLE's counterpart comes first; let it get further")
+    return player
 
 
 def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
@@ -118,7 +127,7 @@ def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
     read_config(run)
     if wanted is None:
         found = checkpoint.newest(checkpoints)
-    elif wanted in ("pre-trained", "final"):
+    elif wanted in ("pre-trained", "counterpart", "final"):
         found = checkpoint.newest(checkpoints, tag=wanted)
     else:
         if wanted == "best" and (wanted := checkpoint.best_of(run)) is None:
@@ -253,12 +262,13 @@ def reply_scores(
 
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
-    """Score the pre-trained generator (where there is one) and the newest, and write run/scores.json."""
+    """Score the pre-trained generator, or MLE's counterpart, where there is one, and the newest; write scores.json."""
     rows, facts, draws, kept = [], read_config(run), {}, {}
     precision, stage = facts.get("precision", "fp32"), STAGES.get(facts["method"], "adversarial")
     final = find_checkpoint(run)
-    for name in ("pre-trained", "final"):
-        folder = checkpoint.newest(run / "checkpoints", tag="pre-trained") if name == "pre-trained" else final
+    before = {"pre-trained": "pre-trained", verdicts.COUNTERPART: "counterpart"}
+    found_before = [(name, checkpoint.newest(run / "checkpoints", tag=tag)) for name, tag in before.items()]
+    for name, folder in [*found_before, ("final", final)]:
         if folder is None:
             continue
         generator = load_generator(folder, precision).to(corpus.train.ids.device)
@@ -327,7 +337,7 @@ def verdict(
     mine, theirs = rows[-1], rows[0]
     held = [(draws or {}).get(r["name"], {}) for r in (mine, theirs)]
     found = verdicts.judgements(mine["scores"], theirs["scores"], *held)
-    told = verdicts.sentence(mine["scores"], theirs["scores"], found, stage)
+    told = verdicts.sentence(mine["scores"], theirs["scores"], found, stage, verdicts.opponent(theirs["name"]))
     return told, [j.as_dict() for j in found]
 
 

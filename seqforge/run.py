@@ -63,8 +63,11 @@ def derive_seed(seed: int, name: str) -> int:
 
 
 def pre_trained(run: Path) -> Path:
-    """The checkpoint that `--from RUN` starts from: the end of its pre-training, or of a run by likelihood alone."""
-    found, final = checkpoint.newest(run / "checkpoints", tag="pre-trained"), None
+    """The checkpoint that `--from RUN` starts from: the end of its pre-training, or of the likelihood training of its
+    counterpart, or of a run by likelihood alone.
+    """
+    places, final = run / "checkpoints", None
+    found = checkpoint.newest(places, tag="pre-trained") or checkpoint.newest(places, tag="counterpart")
     if found is None:
         final = checkpoint.newest(run / "checkpoints", tag="final")
         found = final if final and "mle" in checkpoint.load_training(final)["done"] else None
@@ -170,7 +173,12 @@ class Run:
         found = pre_trained(other)
         self._restore(found)
         self.first_step = self.step
-        self.marks -= {"start", "pre-trained", "measured"}  # this run says what it is, and saves that point as its own
+        self.marks -= {
+            "start",
+            "pre-trained",
+            "counterpart",
+            "measured",
+        }  # this run says what it is, and saves that point as its own
         self.done = dict.fromkeys(self.done, 2**31)  # taken over as it is, whatever this configuration says of it
 
     def _restore(self, found: Path) -> None:

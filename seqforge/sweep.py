@@ -155,7 +155,9 @@ def remember(planned: Sequence[Trial], out: Path) -> None:
         before = told.setdefault(name, argv)
         if before != argv and (trial.folder / "config.yaml").is_file():
             odd = " ".join(a for a in [*before, *argv] if (a in before) != (a in argv)) or "their order"
-            raise ValueError(f"{trial.folder}: was begun with other options ({odd}); choose another --out, or remove it")
+            raise ValueError(
+                f"{trial.folder}: was begun with other options ({odd}); choose another --out, or remove it"
+            )
         told[name] = argv
     part = out / ".sweep.json.part"
     part.write_text(json.dumps(told, indent=0), encoding="utf-8")

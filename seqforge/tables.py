@@ -92,7 +92,7 @@ def comparison_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]
     title = "At temperature 1, likelihoods in nats per token, mean ± 95 % interval over seeds"
     tables = [(title, ["runs", "seeds", "rank", *names], rows)]
     axes = AXES[found["frontier"]]
-    gaps = [[name, "its pre-trained", *_gap_cells(g["to_pretrained"], axes.sign)] for name, g in groups.items()]
+    gaps = [[name, "its MLE", *_gap_cells(g["to_pretrained"], axes.sign)] for name, g in groups.items()]
     gaps += [[gap["of"], gap["against"], *_gap_cells(gap, axes.sign)] for gap in found["gaps"]]
     if any(cells[2] != "-" or cells[3] != "-" for cells in gaps):
         x = DIVERSITY[axes.diversity]

@@ -114,6 +114,14 @@ def collapsed(mine: list[dict], theirs: list[dict]) -> str | None:
     return f"It has collapsed: at no temperature evaluated is its entropy above {most:.3f}, for {normal:.3f} before."
 
 
+COUNTERPART = "MLE counterpart"  # as a generator of a run is called
+
+
+def opponent(name: str) -> str:
+    """The first generator of a run in words: that of its pre-training, or MLE's counterpart where it has none."""
+    return f"its {COUNTERPART}" if name == COUNTERPART else f"the {name} generator"
+
+
 def reason(j: Judgement, of: str) -> str:
     """What the word rests on."""
     axes = AXES[j.frontier]
@@ -138,7 +146,7 @@ def sentence(
     names = [name for name in AXES if points_of(mine, AXES[name]) and points_of(theirs, AXES[name])]
     if not names:
         return None
-    plain = _as_they_are(mine, theirs, AXES[names[0]])
+    plain = _as_they_are(mine, theirs, AXES[names[0]], of)
     fallen = collapsed(mine, theirs)
     first = next((j for j in found if j.frontier == names[0]), None)
     if first is None:
@@ -150,13 +158,15 @@ def sentence(
     return f"{told}{f' {fallen}' if fallen else ''}{plain}"
 
 
-def _as_they_are(mine: list[dict], theirs: list[dict], axes: Axes) -> str:
+def _as_they_are(mine: list[dict], theirs: list[dict], axes: Axes, of: str) -> str:
     """Both scores at temperature 1, which say little alone."""
     ones = [points_of(s, axes).get(1.0) for s in (theirs, mine)]
     if ones[0] is None or ones[1] is None:
         return ""
     (x0, y0), (x1, y1) = ones[0][:2], ones[1][:2]
     sign, x = axes.sign, DIVERSITY[axes.diversity]
+    if of == opponent(COUNTERPART):  # not what it was before
+        return f" As they are: {axes.label} {sign * y1:.3f} for {of}'s {sign * y0:.3f}, {x} {x1:.3f} for {x0:.3f}."
     return f" As they are: {axes.label} {sign * y0:.3f} -> {sign * y1:.3f}, {x} {x0:.3f} -> {x1:.3f}."
 
 

@@ -86,7 +86,9 @@ def watch(
 
 
 def _unscored(run: Path) -> list[Path]:
-    return [c for c in checkpoint.every(run / "checkpoints") if not result_of(c).is_file()]
+    """Those with a generator: none is there yet while MLE's counterpart is trained."""
+    saved = [c for c in checkpoint.every(run / "checkpoints") if (c / "generator").is_dir()]
+    return [c for c in saved if not result_of(c).is_file()]
 
 
 def _score(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str) -> bool:

@@ -12,16 +12,18 @@ import torch
 from torch.nn import functional as F
 from worlds import Headless, every_sequence, far, garbled, gradients, plain_log_probs, rng, runs_of_one_token, tiny
 
-from seqforge import objectives
+from seqforge import checkpoint, objectives
 from seqforge.cli import main
 from seqforge.data.corpus import Split
+from seqforge.evaluate import load_generator
 from seqforge.likelihood import weighted_divergence, weighted_nll
 from seqforge.methods import cot, mle
 from seqforge.methods.cot import CoTConfig, generator_loss, mediator_loss
-from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig
+from seqforge.models import kinds
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.options import parse_train
-from seqforge.run import CheckpointConfig, Run
+from seqforge.run import CheckpointConfig, Run, derive_seed
 from seqforge.sampling import Samples, mask_of, sample, uniform
 
 EOS_IDS = (None, 2)
@@ -167,6 +169,7 @@ SIZES = {
     "generator": LSTMConfig(embedding=8, hidden=16),
     "mediator": LSTMConfig(embedding=8, hidden=16),
     "monitor": MonitorConfig(every=0, samples=16, lines=2),
+    "counterpart": CounterpartConfig(epochs=0),
 }
 
 
@@ -363,3 +366,45 @@ def test_every_option_of_the_mediator_reaches_the_run(tmp_path, capsys):
 def test_defaults_are_those_of_the_help():
     assert dataclasses.asdict(CoTConfig())["mediator"] == dataclasses.asdict(LSTMConfig(64, 64, dropout=0.2))
     assert CoTConfig().mle.epochs == 0
+
+
+def test_mles_counterpart_is_the_same_generator_trained_by_likelihood_and_the_method_sees_nothing_of_it(tmp_path):
+    options = CounterpartConfig(epochs=2, batch=32)
+    alone, _ = run_of(tmp_path / "alone", rounds=2, steps=2)
+    beside, run = run_of(tmp_path / "beside", rounds=2, steps=2, counterpart=options)
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), beside.parameters(), strict=True))
+    twin = load_generator(checkpoint.newest(run.folder / "checkpoints", "counterpart"))
+    again = Run.create(tmp_path / "again", {"method": "mle"}, seed=3)
+    corpus = runs_of_one_token()
+    by_hand = kinds.make(
+        SIZES["generator"], corpus.vocab_size, corpus.eos_id, corpus.start_id, derive_seed(3, "generator")
+    )
+    mle.pretrain(by_hand, options, MonitorConfig(every=0), corpus, again, phase="counterpart")
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), by_hand.parameters(), strict=True))
+    assert run.tokens < again.tokens  # those that the method learnt from, not the counterpart
+
+
+def test_a_run_without_pre_training_is_held_to_mle_all_the_same(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["train", "cot", "--recipe", "cot-tiny", "--out", str(folder)]) == 0
+    found = json.loads((folder / "scores.json").read_text())
+    assert [g["name"] for g in found["generators"]] == ["MLE counterpart", "final"]
+    assert "for its MLE counterpart's" in found["verdict"]
+    assert "MLE counterpart" in (folder / "report.html").read_text()
+    assert main(["generate", str(folder), "-n", "3", "--checkpoint", "counterpart"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 3
+    # another run of the method may share it
+    assert main(["train", "cot", "--recipe", "cot-tiny", "--from", str(folder), "--lr", "0.01",
+                 "--out", str(tmp_path / "other")]) == 0  # fmt: skip
+    other = json.loads((tmp_path / "other" / "scores.json").read_text())
+    assert other["generators"][0]["scores"] == found["generators"][0]["scores"]
+    assert other["generators"][1]["scores"] != found["generators"][1]["scores"]
+    assert main(["train", "cot", "--recipe", "cot-tiny", "--counterpart.lr", "-1", "--out", str(tmp_path / "no")]) == 2
+    assert "counterpart.lr is -1" in capsys.readouterr().err
+
+
+def test_nothing_is_generated_while_the_counterpart_is_trained(tmp_path):
+    run = Run.create(tmp_path / "run", {"method": "cot"}, seed=3)
+    run.keep("counterpart", tiny(1))
+    with pytest.raises(ValueError, match="no generator in it yet"):
+        load_generator(run.checkpoint())

@@ -33,7 +33,7 @@ from seqforge.methods.cot import CoTConfig
 from seqforge.methods.dialogue import DialogueConfig
 from seqforge.methods.distillation import DistillationConfig
 from seqforge.methods.leakgan import LeakGANConfig
-from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
+from seqforge.methods.mle import CounterpartConfig, MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.mle_search import MLESearchConfig
 from seqforge.methods.pg_bleu import PGBLEUConfig, bleu_scorer
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig
@@ -67,11 +67,13 @@ ROUNDS = {**SIZES, "rounds": 2, "batch": 12}
 PLAYERS = {**ROUNDS, "discriminator": CNN, "d_pretrain": 1, "d_batch": 16, "d_lr": 0.01}
 COOPERATIVE = {**SIZES, "mediator": LSTMConfig(embedding=6, hidden=6, dropout=0.2, init_std=0.3), "rounds": 2}
 COOPERATIVE |= {"steps": 2, "batch": 12, "patience": 1}
+COUNTERPART = CounterpartConfig(epochs=1, batch=12)
 TAUGHT = {**SIZES, "teacher": COOPERATIVE["mediator"], "rounds": 2, "steps": 2, "batch": 12}
 FROM_SCRATCH = {
     "generator": SkipLSTMConfig(trainable=5, hidden=6, dropout=0.2),
     "discriminator": TokenDiscriminatorConfig(hidden=6, dropout=0.2),
     "monitor": SIZES["monitor"],
+    "counterpart": COUNTERPART,
     **{"rounds": 2, "steps": 2, "batch": 12, "lr": 0.01, "d_lr": 0.01},
 }
 MANAGED = HierarchicalConfig(embedding=6, hidden=6, goal=3, step=2, dropout=0.2, init_std=0.3)
@@ -118,9 +120,9 @@ TINY = {
         DialogueConfig(**ANSWERS, reward="shuffled", value="log"),
     ],
     "cot": [
-        CoTConfig(**COOPERATIVE, m_pretrain=1, average=0.9),
-        CoTConfig(**COOPERATIVE, gradient="whole", mediator_reads="real", g_steps=2),
-        CoTConfig(**COOPERATIVE, gradient="whole", baseline="none", m_steps=2, lr_decay=0.5),
+        CoTConfig(**COOPERATIVE, counterpart=COUNTERPART, m_pretrain=1, average=0.9),
+        CoTConfig(**COOPERATIVE, counterpart=COUNTERPART, gradient="whole", mediator_reads="real", g_steps=2),
+        CoTConfig(**COOPERATIVE, counterpart=COUNTERPART, gradient="whole", baseline="none", m_steps=2, lr_decay=0.5),
     ],
     "distillation": [
         DistillationConfig(**TAUGHT, teachers=2, average=0.9),

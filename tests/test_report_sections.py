@@ -320,7 +320,7 @@ def test_the_gap_at_equal_diversity_is_a_row_a_pair_of_groups(tmp_path):
         write(run, "scores.json", scores)
     text = many(*runs).text
     assert "NLL_oracle at equal NLL_test, the one less the other; below 0 the one is better" in text
-    assert "seqgan its pre-trained −0.190 ± 0.000 – 1, 2" in text
+    assert "seqgan its MLE −0.190 ± 0.000 – 1, 2" in text
 
 
 def test_runs_of_different_data_are_shown_one_by_one_and_the_reason_is_told(tmp_path):

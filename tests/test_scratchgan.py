@@ -19,7 +19,7 @@ from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.data.vectors import read_vectors
 from seqforge.likelihood import log_probs, sequence_nll
 from seqforge.methods import scratchgan
-from seqforge.methods.mle import MonitorConfig
+from seqforge.methods.mle import CounterpartConfig, MonitorConfig
 from seqforge.methods.scratchgan import Moving, ScratchGANConfig, discriminator_step, generator_step
 from seqforge.models.generator import HeadedGenerator
 from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
@@ -358,6 +358,7 @@ def run_of(folder, seed: int = 3, **options):
         "generator": SkipLSTMConfig(trainable=8, hidden=16),
         "discriminator": TokenDiscriminatorConfig(hidden=16),
         "monitor": MonitorConfig(every=0, samples=16, lines=2),
+        "counterpart": CounterpartConfig(epochs=0),
         **{"batch": 64, "lr": 0.003, "d_lr": 0.003},
     }
     run = Run.create(folder, {"method": "scratchgan"}, seed=seed, saving=CheckpointConfig(seconds=1e9))

@@ -17,7 +17,7 @@ import pytest
 from seqforge import checkpoint, watch
 from seqforge.cli import main
 
-TINY = ["train", "scratchgan", "--recipe", "scratchgan-tiny", "--checkpoint.every", "1"]
+TINY = ["train", "scratchgan", "--recipe", "scratchgan-tiny", "--checkpoint.every", "1", "--counterpart.epochs", "0"]
 LONG = 600  # seconds: no test waits so long unless something is broken, however busy the machine
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 

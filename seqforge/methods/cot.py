@@ -27,7 +27,7 @@ from seqforge import objectives
 from seqforge.data.corpus import Corpus, Split
 from seqforge.likelihood import weighted_divergence, weighted_nll
 from seqforge.methods import mle
-from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig
 from seqforge.models import kinds
 from seqforge.models.generator import Generator
 from seqforge.models.kinds import AnyGenerator, GeneratorConfig
@@ -44,6 +44,7 @@ class CoTConfig:
         generator: its kind and sizes
         mediator: sizes of the mediator's LSTM
         mle: likelihood before the first round; mle.epochs 0: none (CoT: none)
+        counterpart: where there is none: an MLE of the same size for the verdict; counterpart.epochs 0: none
         monitor: what is measured meanwhile, every so many rounds
         rounds: times that the steps below are followed by a look at the validation set
         steps: turns of mediator and generator a round
@@ -66,6 +67,7 @@ class CoTConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     mediator: LSTMConfig = field(default_factory=lambda: LSTMConfig(embedding=64, hidden=64, dropout=0.2))
     mle: MLEConfig = field(default_factory=lambda: MLEConfig(epochs=0))
+    counterpart: CounterpartConfig = field(default_factory=CounterpartConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     rounds: int = 50
     steps: int = 100
@@ -106,7 +108,10 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     """Mediator and generator in turn; the run keeps both, and "average" where there is one."""
     seeds = [derive_seed(run.seed, name) for name in ("generator", "mediator")]
     sizes = (corpus.vocab_size, corpus.eos_id, corpus.start_id)
-    generator = run.keep("generator", kinds.make(config.generator, *sizes, seeds[0]).to(run.device))
+    generator = kinds.make(config.generator, *sizes, seeds[0]).to(run.device)
+    if not config.mle.epochs:
+        mle.counterpart(generator, config.counterpart, corpus, run)
+    run.keep("generator", generator)
     mediator = run.keep("mediator", LSTMGenerator.of(config.mediator, *sizes, seeds[1]).to(run.device))
     if config.mle.epochs:
         mle.pretrain(generator, config.mle, config.monitor, corpus, run)

@@ -11,6 +11,7 @@ Source: Yu et al. 2017, Algorithm 1, line 2; authors' generator.py and sequence_
 import copy
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,8 @@ class MLEConfig:
         shuffle: draw the order of the sequences anew every epoch (SeqGAN: the file's order)
     """
 
+    group: ClassVar[str] = "mle"  # what the options are called
+
     epochs: int = 120
     batch: int = 64
     lr: float = 0.01
@@ -58,17 +61,35 @@ class MLEConfig:
     def __post_init__(self):
         for name, least in (("epochs", 0), ("batch", 1), ("patience", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"mle.{name} is {getattr(self, name)}, but must be at least {least}")
+                raise ValueError(f"{self.group}.{name} is {getattr(self, name)}, but must be at least {least}")
         for name in ("lr", "clip"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"mle.{name} is {getattr(self, name)}, but must be above 0")
+                raise ValueError(f"{self.group}.{name} is {getattr(self, name)}, but must be above 0")
         if self.weight_decay < 0:
-            raise ValueError(f"mle.weight_decay is {self.weight_decay}, but must be 0 or more")
+            raise ValueError(f"{self.group}.weight_decay is {self.weight_decay}, but must be 0 or more")
         if not 0 < self.lr_decay <= 1:
-            raise ValueError(f"mle.lr_decay is {self.lr_decay}, but must lie in (0, 1]")
+            raise ValueError(f"{self.group}.lr_decay is {self.lr_decay}, but must lie in (0, 1]")
         for name in ("label_smoothing", "average"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"mle.{name} is {getattr(self, name)}, but must lie in [0, 1)")
+                raise ValueError(f"{self.group}.{name} is {getattr(self, name)}, but must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class CounterpartConfig(MLEConfig):
+    """The likelihood training of a second generator, alike and from the same start, that the verdict holds the run's
+    to: of methods without pre-training. As MLEConfig, stopped by the validation NLL.
+
+    Args:
+        epochs: most passes over the training set; 0: none, and no verdict on MLE
+        lr: Adam's step size
+        lr_decay: factor on lr after an epoch whose validation NLL did not fall; 1 keeps it
+    """
+
+    group: ClassVar[str] = "counterpart"
+
+    epochs: int = 100
+    lr: float = 0.005
+    lr_decay: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -171,6 +192,22 @@ def pretrain(
         generator.load_state_dict(best.weights if config.patience and best.weights else shown.state_dict())
     run.drop(f"{phase}.average")
     generator.eval()
+
+
+def counterpart(untrained: nn.Module, config: CounterpartConfig, corpus: Corpus, run: Run) -> None:
+    """Before a method begins: train a copy of its untrained generator by likelihood, for the verdict alone. It is kept
+    as the checkpoint "counterpart"; the method sees nothing of it.
+    """
+    if not config.epochs:
+        return
+    twin = run.keep("counterpart", copy.deepcopy(untrained).to(run.device))
+    pretrain(twin, config, MonitorConfig(every=0), corpus, run, phase="counterpart")
+    if run.once("counterpart"):
+        run.checkpoint(tag="counterpart")
+    if run.once("counterpart.left"):
+        run.step += 1  # so that no checkpoint of the method takes the place of this one
+    run.drop("counterpart", "counterpart.optimizer", "counterpart.best")
+    run.tokens = 0  # not the method's
 
 
 def likelihood_loss(generator: Generator, real: Split, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:

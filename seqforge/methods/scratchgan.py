@@ -27,7 +27,7 @@ from seqforge.data.corpus import Corpus, Split
 from seqforge.data.vectors import read_vectors
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
-from seqforge.methods.mle import MonitorConfig
+from seqforge.methods.mle import CounterpartConfig, MonitorConfig
 from seqforge.models.generator import Generator
 from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
 from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig
@@ -44,6 +44,7 @@ class ScratchGANConfig:
         generator: sizes of the generator
         discriminator: sizes of the discriminator
         monitor: what is measured meanwhile, every so many rounds
+        counterpart: an MLE of the same size that the verdict holds it to, not pre-training; counterpart.epochs 0: none
         vectors: file of word vectors in text form that both tables start from; their width is generator.pretrained.
             Not given: glove*.txt or .txt.gz of the data's folder, where there is one; none: none
         freeze: keep those vectors as they are (ScratchGAN's code: no)
@@ -67,6 +68,7 @@ class ScratchGANConfig:
     generator: SkipLSTMConfig = field(default_factory=SkipLSTMConfig)
     discriminator: TokenDiscriminatorConfig = field(default_factory=TokenDiscriminatorConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    counterpart: CounterpartConfig = field(default_factory=CounterpartConfig)
     vectors: str | None = None
     freeze: bool = False
     rounds: int = 50
@@ -222,6 +224,7 @@ def players(config: ScratchGANConfig, corpus: Corpus, run: Run) -> tuple[SkipLST
             run.log("start", "vectors", file=config.vectors, words=len(ids), **shares)
             share = f"{100 * shares['tokens_covered']:.1f} % of the training tokens"
             print(f"vectors: {len(ids)} of {corpus.vocab_size} words, {share}; the others are drawn", file=sys.stderr)
+    mle.counterpart(generator, config.counterpart, corpus, run)
     run.keep("generator", generator.to(run.device))
     run.keep("discriminator", discriminator.to(run.device))
     return generator, discriminator

@@ -40,7 +40,12 @@ PAPER = Palette("#1c2024", "#5c646c", "#d5d9dd", ("#1f66c1", "#b8500f", "#14795a
 CSS = Palette("#010101", "#010102", "#010103", ("#010111", "#010112", "#010113", "#010114", "#010115"))
 CSS_NAMES = {CSS.ink: "currentColor", CSS.muted: "var(--muted)", CSS.grid: "var(--grid)"}
 CSS_NAMES |= {color: f"var(--series-{at})" for at, color in enumerate(CSS.series, start=1)}
-PLACES = {"pre-trained": 0, "final": 1, "newest": 1}  # a generator has one colour in all pictures; data have the third
+PLACES = {
+    "pre-trained": 0,
+    "MLE counterpart": 0,
+    "final": 1,
+    "newest": 1,
+}  # one colour each in all pictures; data: the third
 MARKERS = "osD^v"  # with the colours, so that neither a colour-blind reader nor a grey print loses the lines
 
 STYLE: dict[Any, Any] = {

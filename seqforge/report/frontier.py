@@ -15,7 +15,7 @@ from seqforge.report.figures import MARKERS, Palette, Picture, dress, name_serie
 from seqforge.report.folder import Folder, number, subject_scores, subjects
 from seqforge.report.section import Found, Section
 from seqforge.report.tables import Table, show
-from seqforge.verdict import Judgement, reason
+from seqforge.verdict import Judgement, opponent, reason
 
 X_LABELS = {
     "nll_test": "NLL_test (nats per token): lower covers more of the data",
@@ -80,12 +80,12 @@ def alone(scores: dict[str, Any]) -> list[str]:
 
 def judged(scores: dict[str, Any]) -> dict[str, str]:
     """The verdict on each frontier, by the name of its picture."""
-    found = {}
+    found, names = {}, [str(g.get("name")) for g in subjects({"generators": scores.get("generators")})]
     for raw in scores.get("judgements") or []:
         try:
             j = Judgement(**raw)
-            found[f"frontier-{j.frontier}"] = f"Here it {j.word} MLE: {reason(j, 'the pre-trained generator')}"
-        except (TypeError, KeyError, ValueError):  # of another version
+            found[f"frontier-{j.frontier}"] = f"Here it {j.word} MLE: {reason(j, opponent(names[0]))}"
+        except (TypeError, KeyError, ValueError, IndexError):  # of another version
             continue
     return found
 

@@ -109,7 +109,7 @@ def score_table(groups: dict[str, dict]) -> Table:
 def gap_table(found: dict[str, Any]) -> Table:
     """A row a pair of groups: quality at equal diversity of the one less that of the other, paired by seed."""
     axes = AXES[found["frontier"]]
-    pairs = [(name, "its pre-trained", g["to_pretrained"]["over_range"]) for name, g in found["groups"].items()]
+    pairs = [(name, "its MLE", g["to_pretrained"]["over_range"]) for name, g in found["groups"].items()]
     pairs += [(gap["of"], gap["against"], gap["over_range"]) for gap in found["gaps"]]
     rows = []
     for of, against, gap in pairs:
