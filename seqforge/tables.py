@@ -81,7 +81,9 @@ def print_facts(title: str, facts: dict[str, object]) -> None:
 
 
 def comparison_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, head and rows: a row a group of runs; then, where there is a frontier, the gaps at equal diversity."""
+    """Title, head and rows: a row a group of runs; then, where there is a frontier, the gaps at equal diversity; then
+    the verdicts of the groups that have one.
+    """
     groups = found["groups"]
     names = [n for n in COMPARED if any(n in g["scores"] for g in groups.values())]
     rows = [
@@ -98,12 +100,25 @@ def comparison_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]
         x = DIVERSITY[axes.diversity]
         title = f"{axes.label} at equal {x}, less that of the other (paired by seed; p of the paired t-test)"
         tables.append((title, ["runs", "against", "as it is", "over temperatures", "p", "seeds"], gaps))
+    if told := verdicts_of(found):
+        tables.append((VERDICTS, ["runs", "verdict", "why"], [[name, f"{word} MLE", why] for name, word, why in told]))
     return tables
+
+
+VERDICTS = "Each held to its MLE"
+
+
+def verdicts_of(found: dict) -> list[tuple[str, str, str]]:
+    """Name, word and reason of every group that has a verdict, on its most telling frontier."""
+    firsts = [(name, v) for name, g in found["groups"].items() for v in g["verdicts"][:1]]
+    return [(name, v["word"], v["reason"]) for name, v in firsts]
 
 
 def print_comparison(found: dict) -> None:
     """The tables of a comparison on the terminal."""
     for title, head, rows in comparison_tables(found):
+        if title == VERDICTS:  # in sentences, below
+            continue
         table = Table(*head, box=None)
         for row in rows:
             table.add_row(*map(escape, row))
@@ -114,9 +129,8 @@ def print_comparison(found: dict) -> None:
         f"{better} 0 is better; the other side takes the temperature that gives it the same diversity; seeds without a "
         "shared range not counted; rank 1 is the best frontier; all scores by --format json"
     )
-    for name, g in found["groups"].items():
-        for v in g["verdicts"][:1]:
-            out.print(f"{name}: {v['word']} MLE: {v['reason']}", markup=False)
+    for name, word, why in verdicts_of(found):
+        out.print(f"{name}: {word} MLE: {why}", markup=False)
 
 
 def controls_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -175,7 +189,9 @@ def as_latex(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
     lines = []
     for title, head, rows in tables:
         body = [" & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in r) + r" \\" for r in (head, *rows)]
-        lines += [f"% {title}", rf"\begin{{tabular}}{{{'l' * len(head)}}}", r"\toprule", body[0], r"\midrule"]
+        long = [max(len(cell) for cell in column) > 60 for column in zip(head, *rows, strict=True)]
+        columns = "".join(r"p{.6\linewidth}" if wide else "l" for wide in long)
+        lines += [f"% {title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule"]
         lines += [*body[1:], r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(lines)
 

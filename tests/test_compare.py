@@ -13,7 +13,7 @@ from seqforge.cli import main
 from seqforge.compare import compare, difference, group_of, paired_p, ranks, read_run
 from seqforge.evaluate import EvaluateConfig
 from seqforge.frontier import ORACLE, best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
-from seqforge.tables import comparison_tables
+from seqforge.tables import as_latex, as_markdown, comparison_tables
 from seqforge.verdict import Judgement
 
 
@@ -270,6 +270,11 @@ def test_the_verdict_of_several_seeds_is_over_the_seeds(tmp_path):
     (told,) = group["verdicts"]
     assert (told["word"], told["by"], told["each"]) == ("ties with", "seeds", ["beats"] * 3)
     assert "-0.797 to +0.197, 3 seeds" in told["reason"]
+    for shown in (as_markdown, as_latex):  # for a paper, in full
+        text = shown(comparison_tables(compare(runs)))
+        assert "ties with MLE" in text
+        assert "-0.797 to +0.197, 3 seeds" in text
+    assert r"\begin{tabular}{llp{.6\linewidth}}" in text
 
 
 def test_text_is_compared_on_a_frontier_of_its_own(tmp_path):
