@@ -47,7 +47,8 @@ class EvaluateConfig:
         samples: sequences drawn at each temperature (SeqGAN: 9,984)
         temperatures: divisors of the logits; 1 is the model as trained, below 1 sharper
         seed: seed of the samples
-        metrics: of text, at temperature 1, besides the likelihoods: [quick], [all], or names (`seqforge score --help`)
+        metrics: of text, at temperature 1 (fed: at all), besides the likelihoods: [quick], [all], or names as of
+            `seqforge score`
         embedder: of fed and mauve: tfidf, or st:MODEL (sentence-transformers)
         when: end: when the run ends; beside: every checkpoint as it appears as well, by a second process with a thread
             of its own, against the validation set (`--evaluate beside`)
@@ -210,7 +211,8 @@ def _facts(corpus: Corpus, config: EvaluateConfig, temperature: float) -> dict[s
 
 
 def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperature: float, novel: bool) -> list[Score]:
-    """The grammar's verdict where there is one, and at temperature 1 the text metrics, all in the run's own tokens.
+    """The grammar's verdict where there is one, and the text metrics, all in the run's own tokens: at temperature 1 all
+    that are chosen, at others of these FED alone, which has no frontier of two.
 
     novel: held to the training text as well; not where the samples are a part of it.
     """
@@ -225,7 +227,9 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
         found += judged(corpus.judge, scoring.words_of(samples, sets), facts, temperature, config.seed)
     if samples.source is not None and novel:
         found += reply_scores(samples, corpus, facts, temperature, config.seed)
-    names = known_metrics(config.metrics, corpus.music is not None) if temperature == 1.0 else []
+    names = known_metrics(config.metrics, corpus.music is not None)
+    if temperature != 1.0:
+        names = [name for name in names if name == "fed"]
     for name in names:
         try:
             found += scoring.score(sets, [name], facts, temperature, config.seed, embedder=config.embedder)

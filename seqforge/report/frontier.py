@@ -27,10 +27,16 @@ Y_LABELS = {
     "grammatical": "share of grammatical samples: higher is better",
     "lm3": "LM score (nats per token): lower is better",
     "bleu4": "BLEU-4: higher is better",
+    "fed": "FED (squared distance): lower is better",
 }
+PICTURED = AXES | {
+    "fed": Axes("reverse_lm3", "fed", 1, "", "FED")
+}  # drawn, not judged: FED is quality and diversity in one
 LEGEND_ROW = 0.2  # inches
 MOST_NAMED = 3  # curves whose temperatures are written beside their points; of more they would cover each other
-FRONTIERS = "NLL_oracle or grammatical over NLL_test, LM over reverse LM score, BLEU over Self-BLEU"
+FRONTIERS = (
+    "NLL_oracle or grammatical over NLL_test, LM over reverse LM score, BLEU over Self-BLEU, FED over reverse LM score"
+)
 
 
 class Point(NamedTuple):
@@ -56,7 +62,7 @@ class Line:
 def section(folder: Folder) -> Found:
     if not folder.scores:
         return None, []
-    pictures = frontier_pictures({name: frontier_lines(folder.scores, axes) for name, axes in AXES.items()})
+    pictures = frontier_pictures({name: frontier_lines(folder.scores, axes) for name, axes in PICTURED.items()})
     if not pictures:
         return None, [
             f"The quality-diversity pictures: scores.json has no two scores of one at one temperature ({FRONTIERS})."
@@ -116,7 +122,7 @@ def by_temperature(subject: dict[str, Any], name: str) -> dict[float, dict[str, 
 
 
 def frontier_pictures(by_name: dict[str, list[Line]], prefix: str = "frontier") -> list[Picture]:
-    return [frontier_picture(AXES[name], lines, f"{prefix}-{name}") for name, lines in by_name.items() if lines]
+    return [frontier_picture(PICTURED[name], lines, f"{prefix}-{name}") for name, lines in by_name.items() if lines]
 
 
 def frontier_picture(axes: Axes, lines: list[Line], name: str) -> Picture:

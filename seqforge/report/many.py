@@ -13,7 +13,7 @@ from seqforge.report import discriminator, learning, ran, scores
 from seqforge.report.curves import read_curves, read_phases
 from seqforge.report.figures import Picture, write_whole
 from seqforge.report.folder import Folder, read_folder
-from seqforge.report.frontier import Line, frontier_lines, frontier_pictures
+from seqforge.report.frontier import PICTURED, Line, frontier_lines, frontier_pictures
 from seqforge.report.page import environment, sections_of
 from seqforge.report.tables import Table, config_table, minus
 
@@ -68,7 +68,7 @@ def lines_of(folders: list[Folder]) -> dict[str, list[Line]]:
             for f, group in zip(folders, of, strict=True)
             for line in frontier_lines({"generators": f.scores.get("generators")}, axes)
         ]
-        for name, axes in AXES.items()
+        for name, axes in PICTURED.items()
     }
 
 
@@ -77,7 +77,9 @@ def run_view(folder: Folder, at: int, alone: bool) -> dict[str, Any]:
     curves, _ = read_curves(folder.records, folder.evaluations)
     shown, phases = [c for c in curves if c.name in SHOWN], read_phases(folder.records)
     judge, _ = discriminator.section(folder)
-    frontiers = frontier_pictures({n: frontier_lines(folder.scores, axes) for n, axes in AXES.items()}) if alone else []
+    frontiers = (
+        frontier_pictures({n: frontier_lines(folder.scores, axes) for n, axes in PICTURED.items()}) if alone else []
+    )
     pictures = [
         *frontiers,
         *(p for _, members in learning.grouped(shown, phases, folder.config) for p in members),
