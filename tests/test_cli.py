@@ -90,6 +90,7 @@ def test_help_explains_every_option_of_training(method, capsys):
         "mediator",
         "teacher",
         "mle",
+        "counterpart",
         "monitor",
         "checkpoint",
         "evaluate",
