@@ -230,11 +230,14 @@ def text_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperat
     names = known_metrics(config.metrics, corpus.music is not None)
     if temperature != 1.0:
         names = [name for name in names if name == "fed"]
+    unfit: dict[str, list[str]] = {}
     for name in names:
         try:
             found += scoring.score(sets, [name], facts, temperature, config.seed, embedder=config.embedder)
         except ValueError as e:  # too few sequences, or all alike: the run's other figures stand
-            warnings.warn(f"{name} is left out: {e}", stacklevel=2)
+            unfit.setdefault(str(e), []).append(name)
+    for reason, left in unfit.items():
+        warnings.warn(f"{', '.join(left)} {'are' if len(left) > 1 else 'is'} left out: {reason}", stacklevel=2)
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from seqforge import signs
+from seqforge import ranges, signs
 from seqforge.signs import Found, Sign
 
 STAGES = ("adversarial", "policy gradient", "cooperative")  # phases that are judged
@@ -55,13 +55,9 @@ class HealthConfig:
     chance: float = 0.55
 
     def __post_init__(self):
-        least = {"entropy": 0, "entropy_unlearnt": 0, "repeats": 0, "saturated": 0.5, "chance": 0.5}
-        for name, low in least.items():
-            if not low <= getattr(self, name) <= 1:
-                raise ValueError(f"health.{name} is {getattr(self, name)}, but must lie between {low} and 1")
-        for name in ("lengths", "hacking", "forgetting"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"health.{name} is {getattr(self, name)}, but must be above 0")
+        ranges.check(self, "health.", entropy="[0, 1]", entropy_unlearnt="[0, 1]", repeats="[0, 1]")
+        ranges.check(self, "health.", saturated="[0.5, 1]", chance="[0.5, 1]")
+        ranges.check(self, "health.", lengths="above 0", hacking="above 0", forgetting="above 0")
 
 
 def check_signs(names: Sequence[str]) -> None:

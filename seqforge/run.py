@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import nn
 
-from seqforge import checkpoint, progress
+from seqforge import checkpoint, progress, ranges
 from seqforge.health import Watch
 
 
@@ -48,13 +48,9 @@ class CheckpointConfig:
     milestones: int = 0
 
     def __post_init__(self):
-        if self.seconds < 0:
-            raise ValueError(f"checkpoint.seconds is {self.seconds}, but must be 0 or more")
-        if self.newest < 1:
-            raise ValueError(f"checkpoint.newest is {self.newest}, but must be at least 1")
-        for name in ("every", "milestones"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"checkpoint.{name} is {getattr(self, name)}, but must be 0 or more")
+        ranges.check(
+            self, "checkpoint.", seconds="0 or more", newest="at least 1", every="0 or more", milestones="0 or more"
+        )
 
 
 def derive_seed(seed: int, name: str) -> int:

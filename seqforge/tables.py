@@ -95,6 +95,7 @@ def comparison_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]
     tables = [(title, ["runs", "seeds", "rank", *names], rows)]
     axes = AXES[found["frontier"]]
     gaps = [[name, "its MLE", *_gap_cells(g["to_pretrained"], axes.sign)] for name, g in groups.items()]
+    gaps = [cells for cells in gaps if cells[2:4] != ["-", "-"]]  # likelihood itself has none
     gaps += [[gap["of"], gap["against"], *_gap_cells(gap, axes.sign)] for gap in found["gaps"]]
     if any(cells[2] != "-" or cells[3] != "-" for cells in gaps):
         x = DIVERSITY[axes.diversity]

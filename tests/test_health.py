@@ -460,7 +460,7 @@ def test_a_run_from_another_s_pre_training_has_a_best_of_its_own(tmp_path, no_pa
     [
         (["--stop-on", "colapse"], "stop_on is 'colapse', but must be of: collapse, repeats"),
         (["--stop-on", "collapse", "--health.watch", "false"], "health.watch is off; switch it on"),
-        (["--health.entropy", "2"], "health.entropy is 2.0, but must lie between 0 and 1"),
+        (["--health.entropy", "2"], "health.entropy is 2.0, but must lie in [0, 1]"),
         (["--health.lengths", "0"], "health.lengths is 0.0, but must be above 0"),
     ],
 )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from seqforge import ranges
 from seqforge.data.music import MusicConfig
 from seqforge.data.pack import Overlong
 from seqforge.data.readers import Format
@@ -79,11 +80,9 @@ class DataConfig:
     music: MusicConfig = field(default_factory=MusicConfig)
 
     def __post_init__(self):
-        least = {"max_length": 1, "vocab_size": 1, "train_size": 1, "valid_size": 1, "test_size": 1, "limit": 0}
-        for name, low in {**least, "reach": 1, "min_frequency": 1, "history": 1, "max_source": 2}.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"data.{name} is {value}, but must be at least {low}")
+        counts = {"max_length": 1, "vocab_size": 1, "train_size": 1, "valid_size": 1, "test_size": 1, "limit": 0}
+        counts |= {"reach": 1, "min_frequency": 1, "history": 1, "max_source": 2}
+        ranges.check(self, "data.", **ranges.at_least(counts))
         for name in ("seed", "oracle_seed"):
             if not 0 <= getattr(self, name) < 2**61:  # the three sets take seeds of their own, up to 3 * seed + 2
                 raise ValueError(f"data.{name} is {getattr(self, name)}, but must lie between 0 and 2^61 - 1")

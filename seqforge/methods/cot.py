@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seqforge import objectives
+from seqforge import objectives, ranges
 from seqforge.data.corpus import Corpus, Split
 from seqforge.likelihood import weighted_divergence, weighted_nll
 from seqforge.methods import mle
@@ -87,19 +87,9 @@ class CoTConfig:
     patience: int = 0
 
     def __post_init__(self):
-        least = {"rounds": 0, "steps": 1, "batch": 1, "m_steps": 0, "g_steps": 1, "m_pretrain": 0, "patience": 0}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {low}")
-        for name in ("lr", "m_lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
-        if not self.m_weight_decay >= 0:
-            raise ValueError(f"m_weight_decay is {self.m_weight_decay}, but must be 0 or more")
-        if not 0 < self.lr_decay <= 1:
-            raise ValueError(f"lr_decay is {self.lr_decay}, but must lie in (0, 1]")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average is {self.average}, but must lie in [0, 1)")
+        counts = {"rounds": 0, "steps": 1, "batch": 1, "m_steps": 0, "g_steps": 1, "m_pretrain": 0, "patience": 0}
+        ranges.check(self, **ranges.at_least(counts), lr="above 0", m_lr="above 0", clip="above 0")
+        ranges.check(self, m_weight_decay="0 or more", lr_decay="(0, 1]", average="[0, 1)")
         if self.rounds and not self.m_steps and not self.m_pretrain:
             raise ValueError("m_steps 0 leaves the mediator as it was drawn; give it --m_pretrain, or --m_steps 1")
 

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from seqforge import discriminate, objectives, rewards
+from seqforge import discriminate, objectives, ranges, rewards
 from seqforge.data import tokens
 from seqforge.data.corpus import Corpus, Split
 from seqforge.data.pack import Lengths, pack
@@ -104,16 +104,10 @@ class DialogueConfig:
     d_l2: float = 0.0
 
     def __post_init__(self):
-        least = {"rounds": 0, "g_steps": 1, "batch": 1, "rollouts": 0, "d_pretrain": 0, "d_steps": 0}
-        for name, low in {**least, "d_epochs": 1, "d_samples": 0, "d_batch": 2}.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {low}")
-        for name in ("lr", "clip", "d_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
-        for name in ("teacher", "d_weight_decay", "d_l2"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        counts = {"rounds": 0, "g_steps": 1, "batch": 1, "rollouts": 0, "d_pretrain": 0, "d_steps": 0}
+        counts |= {"d_epochs": 1, "d_samples": 0, "d_batch": 2}
+        ranges.check(self, **ranges.at_least(counts), lr="above 0", clip="above 0", d_lr="above 0")
+        ranges.check(self, teacher="0 or more", d_weight_decay="0 or more", d_l2="0 or more")
         if self.adversary == "penalty" and (self.rollouts or self.value == "log"):
             raise ValueError("adversary penalty is -log D of whole replies; leave out --rollouts and --value")
         if self.reward == "constant" and self.baseline != "none" and self.rounds and not self.teacher:

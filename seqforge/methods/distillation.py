@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seqforge import objectives
+from seqforge import objectives, ranges
 from seqforge.data.corpus import Corpus, Split
 from seqforge.likelihood import weighted_distillation
 from seqforge.methods import mle
@@ -71,18 +71,9 @@ class DistillationConfig:
     patience: int = 0
 
     def __post_init__(self):
-        for name, least in {"teachers": 1, "rounds": 0, "steps": 1, "batch": 1, "patience": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay is {self.weight_decay}, but must be 0 or more")
-        if not 0 < self.lr_decay <= 1:
-            raise ValueError(f"lr_decay is {self.lr_decay}, but must lie in (0, 1]")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average is {self.average}, but must lie in [0, 1)")
+        counts = {"teachers": 1, "rounds": 0, "steps": 1, "batch": 1, "patience": 0}
+        ranges.check(self, **ranges.at_least(counts), lr="above 0", clip="above 0")
+        ranges.check(self, weight_decay="0 or more", lr_decay="(0, 1]", average="[0, 1)")
         if not self.mle.epochs:
             raise ValueError("mle.epochs is 0, but a teacher must have learned something; give it at least 1")
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from seqforge import discriminate, hierarchy, objectives, rewards
+from seqforge import discriminate, hierarchy, objectives, ranges, rewards
 from seqforge.data.corpus import Corpus, Split
 from seqforge.likelihood import weighted_nll_of
 from seqforge.methods import mle
@@ -98,25 +98,10 @@ class LeakGANConfig:
     d_l2: float = 0.1
 
     def __post_init__(self):
-        least = {
-            "d_every": 1,
-            "d_pretrain": 0,
-            "rounds": 0,
-            "g_steps": 1,
-            "batch": 1,
-            "rollouts": 0,
-            "mle_every": 0,
-            "mle_steps": 0,
-        }
-        for name, low in {**least, "d_steps": 0, "d_epochs": 1, "d_samples": 0, "d_batch": 2}.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {low}")
-        for name in ("delta", "temperature", "d_temperature", "lr", "clip", "d_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
-        for name in ("extrinsic", "d_l2"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
+        counts = {"d_every": 1, "d_pretrain": 0, "rounds": 0, "g_steps": 1, "batch": 1, "rollouts": 0, "mle_every": 0}
+        counts |= {"mle_steps": 0, "d_steps": 0, "d_epochs": 1, "d_samples": 0, "d_batch": 2}
+        ranges.check(self, **ranges.at_least(counts), delta="above 0", temperature="above 0", d_temperature="above 0")
+        ranges.check(self, lr="above 0", clip="above 0", d_lr="above 0", extrinsic="0 or more", d_l2="0 or more")
         mle.without(self.mle, "leakgan", "label_smoothing", "average")
 
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from seqforge import health, objectives
+from seqforge import health, objectives, ranges
 from seqforge.data.corpus import Corpus, Split
 from seqforge.likelihood import sequence_nll, weighted_nll
 from seqforge.metrics import nll
@@ -59,19 +59,9 @@ class MLEConfig:
     shuffle: bool = True
 
     def __post_init__(self):
-        for name, least in (("epochs", 0), ("batch", 1), ("patience", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{self.group}.{name} is {getattr(self, name)}, but must be at least {least}")
-        for name in ("lr", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{self.group}.{name} is {getattr(self, name)}, but must be above 0")
-        if self.weight_decay < 0:
-            raise ValueError(f"{self.group}.weight_decay is {self.weight_decay}, but must be 0 or more")
-        if not 0 < self.lr_decay <= 1:
-            raise ValueError(f"{self.group}.lr_decay is {self.lr_decay}, but must lie in (0, 1]")
-        for name in ("label_smoothing", "average"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{self.group}.{name} is {getattr(self, name)}, but must lie in [0, 1)")
+        ranges.check(self, f"{self.group}.", epochs="at least 0", batch="at least 1", patience="at least 0")
+        ranges.check(self, f"{self.group}.", lr="above 0", clip="above 0", weight_decay="0 or more", lr_decay="(0, 1]")
+        ranges.check(self, f"{self.group}.", label_smoothing="[0, 1)", average="[0, 1)")
 
 
 @dataclass(frozen=True)

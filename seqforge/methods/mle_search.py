@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from seqforge import ranges
 from seqforge.data.corpus import Corpus
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
@@ -70,11 +71,7 @@ class MLESearchConfig:
     batch: list[int] = field(default_factory=lambda: [64])
 
     def __post_init__(self):
-        for name, least in {"budget": 1, "epochs": 1, "patience": 1}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
-        if not 0 <= self.draws <= 1:
-            raise ValueError(f"draws is {self.draws}, but must lie in [0, 1]")
+        ranges.check(self, budget="at least 1", epochs="at least 1", patience="at least 1", draws="[0, 1]")
         for name, values in lists(self).items():
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} is {values}, but must name each value once, and at least one")

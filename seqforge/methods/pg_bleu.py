@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seqforge import objectives, rewards
+from seqforge import objectives, ranges, rewards
 from seqforge.data.corpus import Corpus, Split
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
@@ -66,19 +66,13 @@ class PGBLEUConfig:
     teacher_forcing: int = 0
 
     def __post_init__(self):
-        for name, low in {"rounds": 0, "batch": 1, "rollouts": 0, "order": 1, "teacher_forcing": 0}.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {low}")
-        for name in ("lr", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        counts = {"rounds": 0, "batch": 1, "rollouts": 0, "order": 1, "teacher_forcing": 0}
+        ranges.check(self, **ranges.at_least(counts), lr="above 0", clip="above 0", references="(0, 1]")
         if self.reward == "constant" and self.baseline != "none" and self.rounds and not self.teacher_forcing:
             raise ValueError(
                 f"reward constant with baseline {self.baseline} leaves no gradient at all; use --baseline none, or "
                 "--reward shuffled"
             )
-        if not 0 < self.references <= 1:
-            raise ValueError(f"references is {self.references}, but must lie in (0, 1]")
 
 
 def bleu_scorer(real: Split, order: int, smoothing: Smoothing, eos_id: int | None) -> rewards.Scorer:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from seqforge import objectives
+from seqforge import objectives, ranges
 from seqforge.data.corpus import Corpus
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
@@ -52,10 +52,7 @@ class ScheduledSamplingConfig:
     def __post_init__(self):
         if self.decay not in ("linear", "exponential", "inverse-sigmoid"):
             raise ValueError(f"decay is {self.decay!r}, but must be linear, exponential or inverse-sigmoid")
-        if self.slope < 0:
-            raise ValueError(f"slope is {self.slope}, but must be 0 or more")
-        if not 0 <= self.least <= 1:
-            raise ValueError(f"least is {self.least}, but must lie in [0, 1]")
+        ranges.check(self, slope="0 or more", least="[0, 1]")
         if self.decay == "exponential" and not 0 < self.k <= 1:
             raise ValueError(f"k is {self.k}, but must lie in (0, 1] for the exponential decay")
         if self.decay == "inverse-sigmoid" and self.k < 1:

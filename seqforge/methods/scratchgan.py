@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from seqforge import discriminate, objectives, rewards
+from seqforge import discriminate, objectives, ranges, rewards
 from seqforge.data.corpus import Corpus, Split
 from seqforge.data.vectors import read_vectors
 from seqforge.likelihood import weighted_nll
@@ -88,24 +88,13 @@ class ScratchGANConfig:
     d_l2: float = 1e-6
 
     def __post_init__(self):
-        for name, least in (("rounds", 0), ("steps", 1), ("batch", 1), ("accumulate", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        ranges.check(self, rounds="at least 0", steps="at least 1", batch="at least 1", accumulate="at least 1")
         if self.accumulate > self.batch:
             raise ValueError(
                 f"accumulate is {self.accumulate}, but a batch of {self.batch} has no more parts than rows"
             )
-        for name in ("lr", "d_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
-        for name in ("clip", "l2", "d_l2"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
-        for name in ("gamma", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must lie in [0, 1]")
-        if not 0 <= self.beta1 < 1:
-            raise ValueError(f"beta1 is {self.beta1}, but must lie in [0, 1)")
+        ranges.check(self, lr="above 0", d_lr="above 0", clip="0 or more", l2="0 or more", d_l2="0 or more")
+        ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)")
 
     def settled(self, source: str) -> "ScratchGANConfig":
         """With the file of word vectors found and its path absolute, so that the run goes on from any folder.

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from seqforge import discriminate, objectives, rewards
+from seqforge import discriminate, objectives, ranges, rewards
 from seqforge.data.corpus import Corpus
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
@@ -88,23 +88,15 @@ class SeqGANConfig:
     d_weight_decay: float = 0.0
 
     def __post_init__(self):
-        least = {"g_steps": 0, "rounds": 0, "batch": 1, "rollouts": 0, "teacher_forcing": 0, "d_pretrain": 0}
-        for name, low in {**least, "d_steps": 0, "d_epochs": 1, "d_samples": 0, "d_batch": 2}.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least {low}")
-        for name in ("lr", "clip", "d_lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0")
+        counts = {"g_steps": 0, "rounds": 0, "batch": 1, "rollouts": 0, "teacher_forcing": 0, "d_pretrain": 0}
+        counts |= {"d_steps": 0, "d_epochs": 1, "d_samples": 0, "d_batch": 2}
+        ranges.check(self, **ranges.at_least(counts), lr="above 0", clip="above 0", d_lr="above 0")
+        ranges.check(self, rollout_lag="[0, 1)", d_l2="0 or more", d_weight_decay="0 or more")
         if self.reward == "constant" and self.baseline != "none" and self.rounds and not self.teacher_forcing:
             raise ValueError(
                 f"reward constant with baseline {self.baseline} leaves no gradient at all; use --baseline none, or "
                 "--reward shuffled"
             )
-        if not 0 <= self.rollout_lag < 1:
-            raise ValueError(f"rollout_lag is {self.rollout_lag}, but must lie in [0, 1)")
-        for name in ("d_l2", "d_weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or more")
 
     @property
     def judged(self) -> bool:

@@ -10,6 +10,8 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqforge import ranges
+
 PUBLISHED_WIDTHS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20]
 PUBLISHED_FILTERS = [100, 200, 200, 200, 200, 100, 100, 100, 100, 100, 160, 160]
 
@@ -31,8 +33,7 @@ class CNNConfig:
     dropout: float = 0.5
 
     def __post_init__(self):
-        if self.embedding < 1:
-            raise ValueError(f"discriminator.embedding is {self.embedding}, but must be at least 1")
+        ranges.check(self, "discriminator.", embedding="at least 1", dropout="[0, 1)")
         if not self.widths or min(self.widths) < 1:
             raise ValueError(f"discriminator.widths is {self.widths}, but must name window widths of at least 1")
         if len(self.widths) != len(self.filters) or min(self.filters) < 1:
@@ -40,8 +41,6 @@ class CNNConfig:
                 f"discriminator.filters is {self.filters}, but must give one number of at least 1 "
                 f"for each of the {len(self.widths)} widths {self.widths}"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"discriminator.dropout is {self.dropout}, but must lie in [0, 1)")
 
 
 class _ConvMax(torch.autograd.Function):

@@ -19,6 +19,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqforge import ranges
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.generator import State
 from seqforge.models.leaked import LeakedFeatures, PrefixState
@@ -50,15 +51,10 @@ class HierarchicalConfig:
     init_std: float = 0.1
 
     def __post_init__(self):
-        for name in ("embedding", "hidden", "goal", "step"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"generator.{name} is {getattr(self, name)}, but must be at least 1")
+        counts = {"embedding": 1, "hidden": 1, "goal": 1, "step": 1}
+        ranges.check(self, "generator.", **ranges.at_least(counts), dropout="[0, 1)", init_std="above 0")
         if self.goals not in ("window", "block"):
             raise ValueError(f"generator.goals is {self.goals!r}, but must be one of: window, block")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"generator.dropout is {self.dropout}, but must lie in [0, 1)")
-        if not self.init_std > 0:
-            raise ValueError(f"generator.init_std is {self.init_std}, but must be above 0")
 
 
 @dataclass(frozen=True)

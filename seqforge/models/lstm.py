@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from seqforge import ranges
 from seqforge.models.generator import State
 
 
@@ -31,13 +32,8 @@ class LSTMConfig:
     init_std: float = 0.1
 
     def __post_init__(self):
-        for name in ("embedding", "hidden", "layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"generator.{name} is {getattr(self, name)}, but must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"generator.dropout is {self.dropout}, but must lie in [0, 1)")
-        if self.init_std <= 0:
-            raise ValueError(f"generator.init_std is {self.init_std}, but must be above 0")
+        ranges.check(self, "generator.", embedding="at least 1", hidden="at least 1", layers="at least 1")
+        ranges.check(self, "generator.", dropout="[0, 1)", init_std="above 0")
 
 
 @dataclass(frozen=True)

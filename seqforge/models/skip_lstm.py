@@ -12,6 +12,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqforge import ranges
 from seqforge.models.generator import State
 from seqforge.models.lstm import LSTMState
 
@@ -38,13 +39,10 @@ class SkipLSTMConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
-        for name, least in (("pretrained", 0), ("trainable", 0), ("hidden", 1), ("layers", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"generator.{name} is {getattr(self, name)}, but must be at least {least}")
+        counts = {"pretrained": 0, "trainable": 0, "hidden": 1, "layers": 1}
+        ranges.check(self, "generator.", **ranges.at_least(counts), dropout="[0, 1)")
         if not self.pretrained + self.trainable:
             raise ValueError("generator.pretrained and generator.trainable are 0; an embedding needs one of them")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"generator.dropout is {self.dropout}, but must lie in [0, 1)")
 
 
 class TiedHead(nn.Module):

@@ -12,6 +12,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqforge import ranges
 from seqforge.models.skip_lstm import fill_table, truncated
 
 SIGNALS = 8
@@ -32,10 +33,7 @@ class TokenDiscriminatorConfig:
     layer_norm: bool = True
 
     def __post_init__(self):
-        if self.hidden < 1:
-            raise ValueError(f"discriminator.hidden is {self.hidden}, but must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"discriminator.dropout is {self.dropout}, but must lie in [0, 1)")
+        ranges.check(self, "discriminator.", hidden="at least 1", dropout="[0, 1)")
 
 
 class TokenDiscriminator(
