@@ -18,10 +18,12 @@ from seqforge.data.corpus import Split
 from seqforge.evaluate import load_generator
 from seqforge.likelihood import weighted_divergence, weighted_nll
 from seqforge.methods import cot, mle
-from seqforge.methods.cot import CoTConfig, generator_loss, mediator_loss
+from seqforge.methods.cot import CoTConfig, MediatorConfig, generator_loss, mediator_loss
 from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig
 from seqforge.models import kinds
+from seqforge.models.kinds import GeneratorConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.models.transformer import TransformerGenerator
 from seqforge.options import parse_train
 from seqforge.run import CheckpointConfig, Run, derive_seed
 from seqforge.sampling import Samples, mask_of, sample, uniform
@@ -166,8 +168,8 @@ def test_one_weight_of_float32_is_within_its_rounding():
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 SIZES = {
-    "generator": LSTMConfig(embedding=8, hidden=16),
-    "mediator": LSTMConfig(embedding=8, hidden=16),
+    "generator": GeneratorConfig(embedding=8, hidden=16),
+    "mediator": MediatorConfig(embedding=8, hidden=16, dropout=0.0),
     "monitor": MonitorConfig(every=0, samples=16, lines=2),
     "counterpart": CounterpartConfig(epochs=0),
 }
@@ -295,7 +297,7 @@ def test_the_commands_of_the_page_are_options_that_are_there():
 
 @pytest.mark.parametrize(("dropout", "hidden"), [(0.0, 16), (0.5, 16), (0.0, 5)])
 def test_dropout_and_size_are_the_mediators_own(dropout, hidden, tmp_path):
-    sizes = LSTMConfig(embedding=8, hidden=hidden, dropout=dropout)
+    sizes = MediatorConfig(embedding=8, hidden=hidden, dropout=dropout)
     _, run = run_of(tmp_path / "run", rounds=1, steps=2, mediator=sizes)
     mediator, generator = kept(run, "mediator"), kept(run, "generator")
     assert (mediator.drop.p, mediator.lstm.hidden_size) == (dropout, hidden)
@@ -303,6 +305,29 @@ def test_dropout_and_size_are_the_mediators_own(dropout, hidden, tmp_path):
     split = runs_of_one_token().train
     losses = [mediator_loss(mediator.train(), split, None).item() for _ in range(2)]
     assert (losses[0] == losses[1]) == (dropout == 0)
+
+
+@pytest.mark.parametrize("generator", ["lstm", "transformer"])
+def test_a_transformer_mediates_for_either_kind(generator, tmp_path):
+    mediator = MediatorConfig(kind="transformer", embedding=8, hidden=16, heads=2, dropout=0.0)
+    g = GeneratorConfig(kind=generator, embedding=8, hidden=16)
+    made, run = run_of(tmp_path / "run", rounds=4, steps=25, generator=g, mediator=mediator)
+    assert isinstance(run._models["mediator"], TransformerGenerator)
+    assert isinstance(made, TransformerGenerator) == (generator == "transformer")
+    assert log(run)[-1]["nll_valid"] < 1.1  # a uniform draw is 1.79
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"hidden": 0}, "mediator.hidden is 0, but must be at least 1"),
+        ({"heads": 2}, "mediator.heads is 2, but a mediator of kind lstm has none"),
+        ({"kind": "transformer", "heads": 3}, "mediator.heads is 3, which does not divide mediator.hidden 64"),
+    ],
+)
+def test_sizes_that_make_no_mediator_are_named_as_its_own(options, told):
+    with pytest.raises(ValueError, match=told):
+        MediatorConfig(**options)
 
 
 def test_the_mediator_is_read_without_dropout_and_the_generator_drawn_without(tmp_path, monkeypatch):
@@ -364,7 +389,7 @@ def test_every_option_of_the_mediator_reaches_the_run(tmp_path, capsys):
 
 
 def test_defaults_are_those_of_the_help():
-    assert dataclasses.asdict(CoTConfig())["mediator"] == dataclasses.asdict(LSTMConfig(64, 64, dropout=0.2))
+    assert CoTConfig().mediator == MediatorConfig(kind="lstm", embedding=64, hidden=64, dropout=0.2)
     assert CoTConfig().mle.epochs == 0
 
 

@@ -12,10 +12,11 @@ from worlds import Headless, every_sequence, far, garbled, gradients, plain_log_
 from seqforge import checkpoint, objectives
 from seqforge.likelihood import log_probs, weighted_distillation
 from seqforge.methods import distillation, mle
-from seqforge.methods.distillation import DistillationConfig
+from seqforge.methods.distillation import DistillationConfig, TeacherConfig
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.ensemble import Ensemble
-from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.models.kinds import GeneratorConfig
+from seqforge.models.lstm import LSTMGenerator
 from seqforge.run import CheckpointConfig, Run
 from seqforge.sampling import mask_of, sample, uniform
 
@@ -140,8 +141,8 @@ def test_members_that_do_not_fit_together_are_refused():
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 BASE = DistillationConfig(
-    generator=LSTMConfig(embedding=8, hidden=12),
-    teacher=LSTMConfig(embedding=8, hidden=16),
+    generator=GeneratorConfig(embedding=8, hidden=12),
+    teacher=TeacherConfig(embedding=8, hidden=16, dropout=0.0),
     mle=MLEConfig(epochs=12, batch=32, lr=0.02, patience=0),
     monitor=MonitorConfig(every=0, samples=16, lines=2),
     batch=32,
@@ -166,6 +167,16 @@ def test_the_student_comes_to_its_teacher(reads, tmp_path):
     assert divergence[-1] < 0.05 < 0.2 < divergence[0]
     nll_teacher = log(run, "teacher 1")[-1]["nll_valid"]
     assert mle.validation_nll(student, runs_of_one_token().valid) == pytest.approx(nll_teacher, abs=0.05)
+
+
+@pytest.mark.parametrize("kinds", [("lstm", "transformer"), ("transformer", "lstm"), ("transformer", "transformer")])
+def test_student_and_teachers_are_of_either_kind(kinds, tmp_path):
+    options = {"generator": GeneratorConfig(kind=kinds[0], embedding=8, hidden=12), "teachers": 2}
+    teacher = TeacherConfig(kind=kinds[1], embedding=8, hidden=16, dropout=0.0)
+    _, run = run_of(tmp_path / "run", rounds=3, steps=30, **options, teacher=teacher)
+    assert [type(run._models[n]).__name__[:4].lower() for n in ("generator", "teacher-2")] == [k[:4] for k in kinds]
+    divergence = [r["divergence"] for r in log(run)]
+    assert divergence[-1] < divergence[0] / 2
 
 
 def test_each_reads_what_it_is_told(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ Jensen-Shannon divergence. Details:
 
 import copy
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,9 +31,25 @@ from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig
 from seqforge.models import kinds
 from seqforge.models.generator import Generator
 from seqforge.models.kinds import AnyGenerator, GeneratorConfig
-from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import Run, derive_seed
 from seqforge.sampling import Samples, mask_of, sample, uniform
+
+
+@dataclass(frozen=True)
+class MediatorConfig(GeneratorConfig):
+    """Sizes of the mediator.
+
+    Args:
+        embedding: width of the token embedding
+        hidden: width of the LSTM, or of the Transformer's layers
+        dropout: share of units dropped while the mediator learns; the generator reads it without
+    """
+
+    group: ClassVar[str] = "mediator"
+
+    embedding: int = 64
+    hidden: int = 64
+    dropout: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class CoTConfig:
 
     Args:
         generator: its kind and sizes
-        mediator: sizes of the mediator's LSTM
+        mediator: its kind and sizes
         mle: likelihood before the first round; mle.epochs 0: none (CoT: none)
         counterpart: where there is none: an MLE of the same size for the verdict; counterpart.epochs 0: none
         monitor: what is measured meanwhile, every so many rounds
@@ -65,7 +81,7 @@ class CoTConfig:
     """
 
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    mediator: LSTMConfig = field(default_factory=lambda: LSTMConfig(embedding=64, hidden=64, dropout=0.2))
+    mediator: MediatorConfig = field(default_factory=MediatorConfig)
     mle: MLEConfig = field(default_factory=lambda: MLEConfig(epochs=0))
     counterpart: CounterpartConfig = field(default_factory=CounterpartConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
@@ -102,7 +118,7 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     if not config.mle.epochs:
         mle.counterpart(generator, config.counterpart, corpus, run)
     run.keep("generator", generator)
-    mediator = run.keep("mediator", LSTMGenerator.of(config.mediator, *sizes, seeds[1]).to(run.device))
+    mediator = run.keep("mediator", kinds.make(config.mediator, *sizes, seeds[1]).to(run.device))
     if config.mle.epochs:
         mle.pretrain(generator, config.mle, config.monitor, corpus, run)
         if run.once("pre-trained"):

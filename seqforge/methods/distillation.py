@@ -14,8 +14,9 @@ cooperative training has to be told apart from: a generator that learns whole di
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,11 +26,29 @@ from seqforge.data.corpus import Corpus, Split
 from seqforge.likelihood import weighted_distillation
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.models import kinds
 from seqforge.models.ensemble import Ensemble
 from seqforge.models.generator import Generator
-from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.run import Run, derive_seed
 from seqforge.sampling import mask_of, sample, uniform
+
+
+@dataclass(frozen=True)
+class TeacherConfig(GeneratorConfig):
+    """Sizes of each teacher.
+
+    Args:
+        embedding: width of the token embedding
+        hidden: width of the LSTM, or of the Transformer's layers
+        dropout: share of units dropped while the teacher learns; it is read without
+    """
+
+    group: ClassVar[str] = "teacher"
+
+    embedding: int = 64
+    hidden: int = 64
+    dropout: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -37,8 +56,8 @@ class DistillationConfig:
     """`seqforge train distillation`.
 
     Args:
-        generator: sizes of the student's LSTM
-        teacher: sizes of each teacher's LSTM
+        generator: kind and sizes of the student
+        teacher: kind and sizes of each teacher
         mle: how each teacher is trained
         monitor: what is measured meanwhile, every so many epochs of a teacher or rounds of the student
         teachers: how many; more than one are averaged in probability
@@ -54,8 +73,8 @@ class DistillationConfig:
         patience: rounds without a lower validation NLL before it stops and takes the best round's weights; 0: none
     """
 
-    generator: LSTMConfig = field(default_factory=LSTMConfig)
-    teacher: LSTMConfig = field(default_factory=lambda: LSTMConfig(embedding=64, hidden=64, dropout=0.2))
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     mle: MLEConfig = field(default_factory=lambda: MLEConfig(epochs=60, lr=0.005, lr_decay=0.5, patience=4))
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     teachers: int = 1
@@ -78,11 +97,11 @@ class DistillationConfig:
             raise ValueError("mle.epochs is 0, but a teacher must have learned something; give it at least 1")
 
 
-def train(config: DistillationConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+def train(config: DistillationConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     """Teachers by likelihood, then the student; the run keeps them as "generator" and "teacher-1", "teacher-2", ..."""
     sizes = (corpus.vocab_size, corpus.eos_id, corpus.start_id)
     seed = derive_seed(run.seed, "generator")
-    student = run.keep("generator", LSTMGenerator.of(config.generator, *sizes, seed).to(run.device))
+    student = run.keep("generator", kinds.make(config.generator, *sizes, seed).to(run.device))
     teachers = [taught(k, config, corpus, run) for k in range(1, config.teachers + 1)]
     teacher = Ensemble(teachers) if len(teachers) > 1 else teachers[0]
     if run.once("taught"):
@@ -124,10 +143,10 @@ def train(config: DistillationConfig, corpus: Corpus, run: Run) -> LSTMGenerator
     return student
 
 
-def taught(k: int, config: DistillationConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
+def taught(k: int, config: DistillationConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     """The teacher of that number, trained by likelihood from a seed of its own."""
     seed, phase = derive_seed(run.seed, f"teacher {k}"), f"teacher {k}"
-    teacher = LSTMGenerator.of(config.teacher, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
+    teacher = kinds.make(config.teacher, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
     run.keep(f"teacher-{k}", teacher.to(run.device))
     mle.pretrain(teacher, config.mle, config.monitor, corpus, run, phase)
     run.drop(f"{phase}.optimizer", f"{phase}.best")
@@ -147,9 +166,7 @@ def lesson(teacher: Generator, config: DistillationConfig, corpus: Corpus, run: 
     return Split(torch.cat([p.ids for p in parts]), torch.cat([p.lengths for p in parts]))
 
 
-def distillation_loss(
-    student: Generator, teachers: list[LSTMGenerator] | list[Generator], read: Split
-) -> tuple[Tensor, Tensor]:
+def distillation_loss(student: Generator, teachers: Sequence[Generator], read: Split) -> tuple[Tensor, Tensor]:
     """Mean over tokens of KL(teacher || student) in nats, and those KL (B,T) without gradient."""
     weight = objectives.mle_weight(mask_of(read.lengths, read.ids.shape[1]))
     return weighted_distillation(student, teachers, read.ids, read.lengths, weight)

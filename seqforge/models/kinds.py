@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from seqforge.models.attention import Norm
+from seqforge.models.attention import Norm, check_sizes
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.models.transformer import TransformerConfig, TransformerGenerator
 
@@ -42,10 +42,10 @@ class GeneratorConfig(LSTMConfig):
         for name in FOREIGN.get(self.kind, ()):
             if (value := getattr(self, name)) != defaults[name]:
                 raise ValueError(
-                    f"generator.{name} is {value}, but a generator of kind {self.kind} has none; leave it out"
+                    f"{self.group}.{name} is {value}, but a {self.group} of kind {self.kind} has none; leave it out"
                 )
         if self.kind == "transformer":
-            transformer(self)  # checks
+            check_sizes(self.group, self.hidden, self.heads, self.dropout, feedforward=self.feedforward)
 
 
 def transformer(config: GeneratorConfig) -> TransformerConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -25,6 +26,8 @@ class LSTMConfig:
         init_std: every parameter starts from N(0, init_std^2), biases included (SeqGAN: 0.1)
     """
 
+    group: ClassVar[str] = "generator"  # what the options are called
+
     embedding: int = 32
     hidden: int = 32
     layers: int = 1
@@ -32,8 +35,8 @@ class LSTMConfig:
     init_std: float = 0.1
 
     def __post_init__(self):
-        ranges.check(self, "generator.", embedding="at least 1", hidden="at least 1", layers="at least 1")
-        ranges.check(self, "generator.", dropout="[0, 1)", init_std="above 0")
+        ranges.check(self, f"{self.group}.", embedding="at least 1", hidden="at least 1", layers="at least 1")
+        ranges.check(self, f"{self.group}.", dropout="[0, 1)", init_std="above 0")
 
 
 @dataclass(frozen=True)
