@@ -1,6 +1,5 @@
 """Cooperative training: the divergence and its gradient against everything listed, and whole runs."""
 
-import dataclasses
 import itertools
 import json
 import re
@@ -22,7 +21,7 @@ from seqforge.methods.cot import CoTConfig, MediatorConfig, generator_loss, medi
 from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig
 from seqforge.models import kinds
 from seqforge.models.kinds import GeneratorConfig
-from seqforge.models.lstm import LSTMConfig, LSTMGenerator
+from seqforge.models.lstm import LSTMGenerator
 from seqforge.models.transformer import TransformerGenerator
 from seqforge.options import parse_train
 from seqforge.run import CheckpointConfig, Run, derive_seed
