@@ -135,11 +135,13 @@ def verify(folder: Path) -> None:
             raise ValueError(f"{path}: damaged, its checksum differs from the manifest's")
 
 
-def newest(checkpoints: Path, tag: str | None = None) -> Path | None:
-    """The newest whole checkpoint (with that tag); damaged ones are named in a warning and passed over."""
+def newest(checkpoints: Path, tag: str | None = None, having: str = "") -> Path | None:
+    """The newest whole checkpoint (with that tag, having that player); damaged ones are named in a warning and passed
+    over.
+    """
     for folder in reversed(every(checkpoints)):
         try:
-            if tag is not None and tag not in tags_of(folder):
+            if (tag is not None and tag not in tags_of(folder)) or not (folder / having).is_dir():
                 continue
             verify(folder)
             return folder
@@ -194,7 +196,9 @@ def prune(checkpoints: Path, keep: int, milestones: int = 0) -> None:
     evaluations = checkpoints.parent / "evaluations"
     best = {best_of(checkpoints.parent), best_of(evaluations)}
     for folder in (untagged[:-keep] if keep else untagged) + passing[: -milestones or None]:
-        waits = folder in passing and evaluations.is_dir() and not (evaluations / f"{folder.name}.json").is_file()
+        nothing = not (folder / "generator").is_dir()  # to score
+        scored = nothing or (evaluations / f"{folder.name}.json").is_file()
+        waits = folder in passing and evaluations.is_dir() and not scored
         if folder.name in best or waits:
             continue
         with claimed(folder) as ours:

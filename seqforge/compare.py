@@ -36,6 +36,7 @@ def read_run(run: Path) -> tuple[dict, dict]:
 
 # what may differ between the seeds of one experiment
 _OWN = {"seed", "from", "recipe", "seqforge", "threads", "device", "tensorboard", "checkpoint", "evaluate", "health"}
+_OWN |= {"counterpart"}  # which the method sees nothing of
 
 
 def settings_of(config: dict, prefix: str = "") -> dict[str, object]:

@@ -116,18 +116,18 @@ def player_of(folder: Path) -> Path:
     """
     player = folder / ("counterpart" if "counterpart" in checkpoint.tags_of(folder) else "generator")
     if not player.is_dir():
-        raise ValueError(f"{folder}: no generator in it yet; MLE's counterpart comes first; let it get further")
+        raise ValueError(f"{folder}: holds no generator; take a later checkpoint, or let it get further")
     return player
 
 
 def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
-    """A whole checkpoint of a run: "final" or the newest by default, or the one tagged or named `wanted`; "best" is the
-    best by validation.
+    """A whole checkpoint of a run: by default "final" or the newest that has a generator, or the one tagged or named
+    `wanted`; "best" is the best by validation.
     """
     checkpoints = run / "checkpoints"
     read_config(run)
     if wanted is None:
-        found = checkpoint.newest(checkpoints)
+        found = checkpoint.newest(checkpoints, having="generator")
     elif wanted in ("pre-trained", "counterpart", "final"):
         found = checkpoint.newest(checkpoints, tag=wanted)
     else:

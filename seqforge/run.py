@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 import torch
 import yaml
@@ -58,21 +58,32 @@ def derive_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
 
 
-def pre_trained(run: Path) -> Path:
-    """The checkpoint that `--from RUN` starts from: the end of its pre-training, or of the likelihood training of its
-    counterpart, or of a run by likelihood alone.
+Part = Literal["pre-training", "counterpart"]  # of another run, that `--from` takes over
+
+
+def start_of(run: Path, part: Part) -> Path:
+    """The checkpoint that `--from RUN` starts from: the end of its pre-training, or of a run by likelihood alone; or,
+    for a method without pre-training, of the likelihood training of its counterpart.
     """
-    places, final = run / "checkpoints", None
-    found = checkpoint.newest(places, tag="pre-trained") or checkpoint.newest(places, tag="counterpart")
-    if found is None:
-        final = checkpoint.newest(run / "checkpoints", tag="final")
-        found = final if final and "mle" in checkpoint.load_training(final)["done"] else None
+    places = run / "checkpoints"
+    final = checkpoint.newest(places, tag="final")
+    if part == "counterpart":
+        found = checkpoint.newest(places, tag="counterpart")
+        if found is None and final is not None:
+            raise ValueError(
+                f"--from {run}: it trained no MLE counterpart, which is all that a method without pre-training takes "
+                "over; give a run that did, or leave --from out"
+            )
+    else:
+        found = checkpoint.newest(places, tag="pre-trained")
+        if found is None:
+            found = final if final and "mle" in checkpoint.load_training(final)["done"] else None
     if found is None and final is not None:
         raise ValueError(
             f"--from {run}: its method has no pre-training to take over; give a run of mle, or of one that pre-trains"
         )
     if found is None:
-        raise ValueError(f"--from {run}: no pre-trained checkpoint there yet; let it get further")
+        raise ValueError(f"--from {run}: its {part} has not ended yet; let it get further")
     return found
 
 
@@ -164,16 +175,18 @@ class Run:
             f.truncate(run._restored["log_bytes"])
         return run
 
-    def start_from(self, other: Path) -> None:
-        """Take over another run's finished pre-training: its players and its finished phases, not its random state."""
-        found = pre_trained(other)
-        self._restore(found)
+    def start_from(self, other: Path, part: Part = "pre-training") -> None:
+        """Take over another run's finished pre-training, or MLE's counterpart: its players and its finished phases, not
+        its random state.
+        """
+        self._restore(start_of(other, part))
         self.first_step = self.step
         self.marks -= {
             "start",
             "pre-trained",
             "counterpart",
             "measured",
+            "vectors",
         }  # this run says what it is, and saves that point as its own
         self.done = dict.fromkeys(self.done, 2**31)  # taken over as it is, whatever this configuration says of it
 

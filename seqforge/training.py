@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from seqforge.methods import (
     scratchgan,
     seqgan,
 )
-from seqforge.run import Run, group_of, pre_trained
+from seqforge.run import Part, Run, group_of, start_of
 from seqforge.settings import RunConfig, build, check_words, keys_of, settle
 
 METHODS: dict[str, tuple[type, Callable, str]] = {
@@ -114,7 +115,11 @@ def train(
     if hasattr(method_config, "settled"):  # of files that the method reads besides the data
         method_config = method_config.settled(config.data.source)
     corpus = corpora.load(config.data)  # messages name files as they were given
-    _check_start(start, corpus)
+    part = _taken_over(method_config)
+    if start and part == "counterpart" and not method_config.counterpart.epochs:
+        warnings.warn(f"--from {start}: nothing is taken over, since counterpart.epochs is 0", stacklevel=2)
+        start = None
+    _check_start(start, part, config.seed, method_config, corpus)
     settled = dataclasses.replace(settled, data=corpora.effective(settled.data, corpus))
     source = str(Path(start).resolve()) if start else None
     facts = {"seqforge": __version__, "method": method, "recipe": recipe, "from": source}
@@ -124,7 +129,7 @@ def train(
     with _alone(folder):  # outside of what removes the folder: another process may have it
         try:
             if start:
-                run.start_from(Path(start))
+                run.start_from(Path(start), part)
             _carry_out(run, plain, settled, method_config, corpus)
         except ValueError:
             if not checkpoint.every(folder / "checkpoints") and run.step == run.first_step:
@@ -139,6 +144,8 @@ def resume(folder: str | Path) -> bool:
     plain = evaluate.read_config(folder)
     if plain["method"] not in METHODS:
         raise ValueError(f"{folder / 'config.yaml'}: unknown method {plain['method']!r} ({', '.join(METHODS)})")
+    if "counterpart" not in plain:  # begun before there was one
+        plain["counterpart"] = {"epochs": 0}
     try:
         config, method_config = build(RunConfig, plain), build(METHODS[plain["method"]][0], plain)
     except TypeError as e:
@@ -151,7 +158,7 @@ def resume(folder: str | Path) -> bool:
         _check_data(folder, corpus)
         run = Run.resume(folder, **_run_options(config, METHODS[plain["method"]][0]))
         if plain["from"] and not run.done:
-            run.start_from(Path(plain["from"]))
+            run.start_from(Path(plain["from"]), _taken_over(method_config))
         _carry_out(run, plain, config, method_config, corpus)
     return True
 
@@ -239,12 +246,31 @@ def _check_data(folder: Path, corpus: Corpus) -> None:
             )
 
 
-def _check_start(start: str | Path | None, corpus: Corpus) -> None:
-    """A pre-training can be taken over only where it saw the same training data."""
+def _taken_over(method_config: Any) -> Part:
+    """What `--from RUN` gives to this configuration: where there is no pre-training, MLE's counterpart."""
+    alone = hasattr(method_config, "counterpart") and not getattr(getattr(method_config, "mle", None), "epochs", 0)
+    return "counterpart" if alone else "pre-training"
+
+
+ALIKE = ("seed", "generator", "vectors", "freeze", "counterpart")  # options that decide what the counterpart is
+
+
+def _check_start(start: str | Path | None, part: Part, seed: int, method_config: Any, corpus: Corpus) -> None:
+    """A pre-training can be taken over only where it saw the same training data; MLE's counterpart only where it is
+    that of this very generator.
+    """
     if start is None:
         return
     config = evaluate.read_config(Path(start))
-    pre_trained(Path(start))
+    start_of(Path(start), part)
+    if part == "counterpart":
+        here = {**dataclasses.asdict(method_config), "seed": seed}
+        for name in ALIKE:
+            if name in here and here[name] != config.get(name):
+                raise ValueError(
+                    f"--from {start}: its MLE counterpart is of another {name} ({config.get(name)}; here "
+                    f"{here[name]}); give the same options, or leave --from out"
+                )
     other = corpora.load(build(RunConfig, config).data)
     mine, theirs = _digests(corpus), _digests(other)
     for name in ("data", "vocabulary"):

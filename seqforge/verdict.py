@@ -103,7 +103,7 @@ def judgements(mine: list[dict], theirs: list[dict], my_draws: Draws, their_draw
     return [j for j in found if j is not None]
 
 
-def collapsed(mine: list[dict], theirs: list[dict]) -> str | None:
+def collapsed(mine: list[dict], theirs: list[dict], of: str = "the pre-trained generator") -> str | None:
     """In a sentence: at no temperature evaluated has it half the entropy that the other has at 1; else None."""
     entropies = [{s["temperature"]: s["value"] for s in side if s["name"] == "entropy"} for side in (mine, theirs)]
     if not entropies[0] or 1.0 not in entropies[1]:
@@ -111,7 +111,8 @@ def collapsed(mine: list[dict], theirs: list[dict]) -> str | None:
     most, normal = max(entropies[0].values()), entropies[1][1.0]
     if most >= HALVED * normal:
         return None
-    return f"It has collapsed: at no temperature evaluated is its entropy above {most:.3f}, for {normal:.3f} before."
+    whose = f"{of}'s {normal:.3f}" if of == opponent(COUNTERPART) else f"{normal:.3f} before"
+    return f"It has collapsed: at no temperature evaluated is its entropy above {most:.3f}, for {whose}."
 
 
 COUNTERPART = "MLE counterpart"  # as a generator of a run is called
@@ -147,14 +148,15 @@ def sentence(
     if not names:
         return None
     plain = _as_they_are(mine, theirs, AXES[names[0]], of)
-    fallen = collapsed(mine, theirs)
+    fallen = collapsed(mine, theirs, of)
     first = next((j for j in found if j.frontier == names[0]), None)
     if first is None:
         told = _beyond(mine, theirs, AXES[names[0]], stage, of)
     else:
         told = f"The {stage} stage {first.word} MLE: {reason(first, of)}"
-        if first.word == "beats":
-            told += " Whether that is the reward's doing, the controls tell (seqforge compare --controls RUN)."
+        if first.word == "beats" and stage != "cooperative":  # which has no reward
+            how = "--reward constant --from RUN" if of == opponent(COUNTERPART) else "seqforge compare --controls RUN"
+            told += f" Whether that is the reward's doing, the controls tell ({how})."
     return f"{told}{f' {fallen}' if fallen else ''}{plain}"
 
 

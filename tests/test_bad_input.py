@@ -333,7 +333,7 @@ def test_scores_that_were_spoilt(home, capsys):
 def test_from_a_run_whose_pre_training_goes_on(home, capsys):
     shutil.rmtree("cut/checkpoints/step-4")
     argv = [*TINY, "--out", "new", "--from", "cut"]
-    refused(argv, capsys, "cut", "no pre-trained checkpoint there yet", "let it get further")
+    refused(argv, capsys, "cut", "its pre-training has not ended yet", "let it get further")
 
 
 def test_from_a_folder_that_is_no_run(home, capsys):

@@ -3,18 +3,20 @@
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch.nn import functional as F
 from worlds import Headless, every_sequence, far, garbled, gradients, plain_log_probs, rng, runs_of_one_token, tiny
 
-from seqforge import checkpoint, objectives
+from seqforge import checkpoint, evaluate, objectives
 from seqforge.cli import main
 from seqforge.data.corpus import Split
-from seqforge.evaluate import load_generator
+from seqforge.evaluate import find_checkpoint, load_generator
 from seqforge.likelihood import weighted_divergence, weighted_nll
 from seqforge.methods import cot, mle
 from seqforge.methods.cot import CoTConfig, MediatorConfig, generator_loss, mediator_loss
@@ -423,12 +425,70 @@ def test_a_run_without_pre_training_is_held_to_mle_all_the_same(tmp_path, capsys
     other = json.loads((tmp_path / "other" / "scores.json").read_text())
     assert other["generators"][0]["scores"] == found["generators"][0]["scores"]
     assert other["generators"][1]["scores"] != found["generators"][1]["scores"]
+    again = ["train", "cot", "--recipe", "cot-tiny", "--from", str(folder), "--out", str(tmp_path / "no")]
+    for options, told in (
+        (["--generator.dropout", "0.4"], "its MLE counterpart is of another generator"),
+        (["--seed", "7"], "its MLE counterpart is of another seed (0; here 7)"),
+        (["--mle.epochs", "1"], "its method has no pre-training to take over"),
+    ):
+        assert main([*again, *options]) == 2
+        assert told in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()
+    assert main([*again, "--counterpart.epochs", "0"]) == 0
+    assert "nothing is taken over, since counterpart.epochs is 0" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "no")
+    mle_alone = [
+        "mle",
+        "--recipe",
+        "mle-oracle",
+        "--data.train_size",
+        "64",
+        "--mle.epochs",
+        "1",
+        "--data.vocab_size",
+        "9",
+    ]
+    mle_alone += ["--data.valid_size", "32", "--data.test_size", "32", "--evaluate.samples", "32"]
+    assert main(["train", *mle_alone, "--out", str(tmp_path / "mle")]) == 0
+    assert main([*again[:4], "--from", str(tmp_path / "mle"), "--out", str(tmp_path / "no")]) == 2
+    assert "it trained no MLE counterpart" in capsys.readouterr().err
     assert main(["train", "cot", "--recipe", "cot-tiny", "--counterpart.lr", "-1", "--out", str(tmp_path / "no")]) == 2
     assert "counterpart.lr is -1" in capsys.readouterr().err
+
+
+def test_where_the_counterpart_is_the_newest_it_does_not_pass_for_the_methods_generator(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "read_config", lambda run: {})
+    run = Run.create(tmp_path / "run", {"method": "cot"}, seed=3)
+    mle.counterpart(
+        tiny(1, vocab=6, eos_id=3, dtype=torch.float32), CounterpartConfig(epochs=1), runs_of_one_token(), run
+    )
+    assert checkpoint.newest(run.folder / "checkpoints", tag="counterpart") is not None
+    with pytest.raises(ValueError, match="no whole checkpoint yet"):
+        find_checkpoint(run.folder)
+
+
+def test_a_run_begun_before_there_was_a_counterpart_goes_on_without(tmp_path, monkeypatch):
+    folder, plain = tmp_path / "run", Run.checkpoint
+
+    def cut(self, *args, **kwargs):
+        found = plain(self, *args, **kwargs)
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return found
+
+    argv = ["train", "cot", "--recipe", "cot-tiny", "--counterpart.epochs", "0", "--checkpoint.seconds", "0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "checkpoint", cut)
+        assert main([*argv, "--out", str(folder)]) == 130
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    del written["counterpart"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(written))
+    assert main(["resume", str(folder)]) == 0
+    assert [g["name"] for g in json.loads((folder / "scores.json").read_text())["generators"]] == ["final"]
 
 
 def test_nothing_is_generated_while_the_counterpart_is_trained(tmp_path):
     run = Run.create(tmp_path / "run", {"method": "cot"}, seed=3)
     run.keep("counterpart", tiny(1))
-    with pytest.raises(ValueError, match="no generator in it yet"):
+    with pytest.raises(ValueError, match="holds no generator"):
         load_generator(run.checkpoint())

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from seqforge import checkpoint, watch
 from seqforge.cli import main
@@ -275,7 +276,7 @@ def test_training_that_fails_takes_its_evaluator_with_it(run):
 
 def place(tmp_path: Path, tags: dict[int, str | None]) -> Path:
     for step, tag in tags.items():
-        checkpoint.write(tmp_path / "checkpoints" / f"step-{step}", {}, {}, {}, tag)
+        checkpoint.write(tmp_path / "checkpoints" / f"step-{step}", {"generator": torch.nn.Linear(1, 1)}, {}, {}, tag)
     (tmp_path / "evaluations").mkdir()
     return tmp_path / "checkpoints"
 
@@ -299,6 +300,14 @@ def test_pruning_spares_the_best_one_under_evaluation_and_one_that_waits_for_it(
     result(checkpoints, 1)
     checkpoint.prune(checkpoints, keep=1, milestones=2)
     assert left(checkpoints) == [3, 7, 8, 11, 12]
+
+
+def test_what_has_no_generator_to_score_does_not_wait_for_it(tmp_path):
+    checkpoints = place(tmp_path, dict.fromkeys(range(1, 6), "milestone"))
+    for step in (1, 2, 3):  # of MLE's counterpart
+        shutil.rmtree(checkpoints / f"step-{step}" / "generator")
+    checkpoint.prune(checkpoints, keep=1, milestones=1)
+    assert left(checkpoints) == [4, 5]
 
 
 def test_all_milestones_stay_unless_asked(tmp_path):

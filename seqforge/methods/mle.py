@@ -196,8 +196,8 @@ def counterpart(untrained: nn.Module, config: CounterpartConfig, corpus: Corpus,
         run.checkpoint(tag="counterpart")
     if run.once("counterpart.left"):
         run.step += 1  # so that no checkpoint of the method takes the place of this one
+        run.tokens = 0  # not the method's
     run.drop("counterpart", "counterpart.optimizer", "counterpart.best")
-    run.tokens = 0  # not the method's
 
 
 def likelihood_loss(generator: Generator, real: Split, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:

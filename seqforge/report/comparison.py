@@ -68,5 +68,5 @@ def _draw_temperatures(axes, folder: Folder) -> None:
             color=PAPER.muted,
             linestyle="--",
             marker=".",
-            label="pre-trained, over temperatures",
+            label=f"{first['name'] if first else ''}, over temperatures",
         )
