@@ -8,7 +8,7 @@ demo: $(STAMP)  ## train SeqGAN on a synthetic oracle, about a minute beside the
 	$(BIN)/seqforge train seqgan --recipe demo --out runs/demo$(if $(wildcard runs/demo),-$(shell date +%H%M%S))
 
 test: $(STAMP)  ## the fast tests
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --dist worksteal
 
 slow: $(STAMP)  ## the tests that take minutes
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m slow
@@ -17,7 +17,7 @@ check: $(STAMP)  ## format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: $(STAMP)  ## times beside the plain PyTorch way and the machine's limit
 	$(BIN)/python -m benchmarks

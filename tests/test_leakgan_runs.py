@@ -172,7 +172,9 @@ def test_the_discriminator_is_trained_when_the_schedule_says(run):
     assert len([r for r in records(run, "adversarial") if "d_loss" in r]) == 4
 
 
-@pytest.mark.parametrize(("every", "calls"), [("0", 0), ("1", 4), ("2", 2), ("3", 1)])
+@pytest.mark.parametrize(
+    ("every", "calls"), [("0", 0), ("1", 4), pytest.param("2", 2, marks=pytest.mark.slow), ("3", 1)]
+)
 def test_interleaved_likelihood_comes_as_often_as_asked(every, calls, run, tmp_path, monkeypatch):
     seen, plain = [], leakgan.likelihood_loss
     monkeypatch.setattr(leakgan, "likelihood_loss", lambda g, real: seen.append(len(real)) or plain(g, real))
@@ -197,7 +199,7 @@ def test_the_learning_rate_falls_with_and_without_patience(patience, tmp_path):
         assert lr == pytest.approx(0.3 * 0.1 ** len(age))
 
 
-@pytest.mark.parametrize("call", [5, 12])
+@pytest.mark.parametrize("call", [5, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_run_with_rounded_features_that_is_cut_off(call, tmp_path, monkeypatch):
     plain, calls = Run.log, [0]
 
