@@ -145,7 +145,7 @@ def assert_same(folder: Path, other: Path) -> None:
 
 
 def places(scene: str, name: str, fast: str, slow: str = "") -> list:
-    """Where a run is cut off: in the middle of an epoch or round (the k-th record), or between two (the k-th checkpoint)."""
+    """Where a run is cut off: within an epoch or round (the k-th record), or between two (the k-th checkpoint)."""
     return [
         *[pytest.param(scene, name, int(k)) for k in fast.split()],
         *[pytest.param(scene, name, int(k), marks=pytest.mark.slow) for k in slow.split()],
