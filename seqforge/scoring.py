@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import get_args
 
+import numpy as np
 import torch
 
 from seqforge.data.corpus import Corpus, Split
@@ -144,10 +145,19 @@ def words_of(split: Split, sets: Sets) -> list[list[str]]:
 
 
 def _features(sets: Sets, embedder: str) -> dict[str, object]:
-    references = words_of(sets.references, sets)
-    embed = embedders.embedder(embedder, references)
+    """Of samples and references. What is known of the references is kept for the next samples held to the same."""
+    key = (embedder, texts_of(sets.references, sets.eos_id, tuple(sets.words)).digest())
+    if key not in _fitted:
+        references = words_of(sets.references, sets)
+        embed = embedders.embedder(embedder, references)
+        _fitted.clear()
+        _fitted[key] = (embed, embed(references))
+    embed, real = _fitted[key]
     return {
         "samples_features": embed(words_of(sets.samples, sets)),
-        "reference_features": embed(references),
+        "reference_features": real,
         "embedder": embed.name,
     }
+
+
+_fitted: dict[tuple[str, str], tuple[embedders.Embedder, np.ndarray]] = {}  # the last only

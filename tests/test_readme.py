@@ -45,7 +45,7 @@ def test_the_python_example_runs_as_it_stands(elsewhere, capsys):
 SMALL = "--mle.epochs=1 --rounds=1 --d_pretrain=1 --d_samples=32 --rollouts=2 --batch=8 --evaluate.samples=64"
 TURING = "--n 4 --port 0 --no-browser"  # of the six test sequences there are
 SWEEP = "--variants whole --seeds 1 --rounds 1 --steps 1 --batch 8 --evaluate.samples 64 --monitor.samples 8"
-SWEEP += " --counterpart.epochs 0"
+SWEEP += " --counterpart.epochs 0 --data.train_size 400 --data.valid_size 100 --data.test_size 100"
 
 
 def test_every_command_runs(elsewhere, capsys, monkeypatch):

@@ -382,3 +382,18 @@ def test_known_metrics():
     assert scoring.known_metrics(["lm", "quick", "bleu"]) == ["lm", *scoring.QUICK]
     with pytest.raises(ValueError, match="unknown metric 'x'"):
         scoring.known_metrics(["bleu", "x"])
+
+
+@pytest.mark.filterwarnings("ignore:.*sequences to train on")
+def test_what_is_kept_of_the_references_is_not_taken_for_others():
+    held = {"valid": "train.txt", "tokenizer": "word"}
+    config = EvaluateConfig(metrics=["fed"], seed=1)
+
+    def value(test: str) -> float:
+        corpus = load(DataConfig(source="train.txt", test=test, **held))
+        (score,) = text_scores(corpus.valid, corpus, config, 1.0, novel=True)
+        return score.value
+
+    first = value("real.txt")
+    assert value("train.txt") != first
+    assert value("real.txt") == first
