@@ -16,8 +16,8 @@ def check(config: Any, group: str = "", /, **ranges: str) -> None:
     for name, told in ranges.items():
         value = getattr(config, name)
         if value is not None and not _holds(told, value):
-            must = "lie in" if _INTERVAL.fullmatch(told) else "be"
-            raise ValueError(f"{group}{name} is {value}, but must {must} {told}")
+            words = f"lie in {told}" if _INTERVAL.fullmatch(told) else f"be {told}"
+            raise ValueError(f"{group}{name} is {value}, but must {words if value == value else 'be a finite number'}")
 
 
 def at_least(lowest: dict[str, int]) -> dict[str, str]:

@@ -20,17 +20,17 @@ NAN, INFINITE = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (MLETrainConfig(mle=MLEConfig(lr=NAN)), "lr is nan"),
-        (SeqGANConfig(lr=NAN), "lr is nan"),
-        (SeqGANConfig(clip=INFINITE), "clip is inf"),
-        (LeakGANConfig(d_l2=INFINITE), "d_l2 is inf"),
-        (RunConfig(evaluate=EvaluateConfig(temperatures=[1.0, NAN])), r"temperatures is \[1.0, nan\]"),
+        (lambda: MLETrainConfig(mle=MLEConfig(lr=NAN)), "lr is nan"),
+        (lambda: SeqGANConfig(lr=NAN), "lr is nan"),
+        (lambda: SeqGANConfig(clip=INFINITE), "clip is inf"),
+        (lambda: LeakGANConfig(d_l2=INFINITE), "d_l2 is inf"),
+        (lambda: RunConfig(evaluate=EvaluateConfig(temperatures=[1.0, NAN])), r"temperatures is \[1.0, nan\]"),
     ],
 )
 def test_a_number_that_is_none_is_refused(config, told):
     """NaN is below no bound and above none."""
     with pytest.raises(ValueError, match=told + ", but must be a finite number"):
-        check_words(config)
+        check_words(config())
 
 
 def test_the_command_line_refuses_it_too(tmp_path, capsys):
