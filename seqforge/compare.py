@@ -34,9 +34,9 @@ def read_run(run: Path) -> tuple[dict, dict]:
         raise ValueError(f"{run / 'scores.json'} or config.yaml: {e}; make it anew by: seqforge evaluate {run}") from e
 
 
-# what may differ between the seeds of one experiment
-_OWN = {"seed", "from", "recipe", "seqforge", "threads", "device", "tensorboard", "checkpoint", "evaluate", "health"}
-_OWN |= {"counterpart"}  # which the method sees nothing of
+# what may differ between the seeds of one experiment; the method sees nothing of MLE's counterpart
+_OWN = {"seed", "from", "recipe", "seqforge", "threads", "device", "tensorboard"}
+_OWN |= {"checkpoint", "evaluate", "health", "counterpart"}
 
 
 def settings_of(config: dict, prefix: str = "") -> dict[str, object]:
