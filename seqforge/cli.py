@@ -115,7 +115,8 @@ def _show(folder: Path) -> int:
     if best := end.get("best"):
         told = f"best by validation {best['checkpoint']} ({best['score']} {best['value']:.4g})"
         out.print(told, markup=False, soft_wrap=True)
-    out.print(f"run {folder}  report {folder / 'report.html'}", markup=False, soft_wrap=True)
+    page = folder / "report.html"
+    out.print(f"run {folder}" + (f"  report {page}" if page.is_file() else ""), markup=False, soft_wrap=True)
     return 0
 
 

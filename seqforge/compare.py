@@ -35,7 +35,7 @@ def read_run(run: Path) -> tuple[dict, dict]:
 
 
 # what may differ between the seeds of one experiment; the method sees nothing of MLE's counterpart
-_OWN = {"seed", "from", "recipe", "seqforge", "threads", "device", "tensorboard"}
+_OWN = {"seed", "from", "recipe", "seqforge", "threads", "device", "tensorboard", "report"}
 _OWN |= {"checkpoint", "evaluate", "health", "counterpart"}
 
 

@@ -264,8 +264,8 @@ def reply_scores(
     if temperature != 1.0:
         return found
     few = slice(min(len(samples), len(corpus.test)))
-    real, vocab_size = corpus.test[few], corpus.vocab_size
-    return found + fresh.judged("fresh_judge", real, samples[few], vocab_size, facts, temperature, seed)
+    learned, asked = fresh.halves(corpus.test[few], samples[few])
+    return found + fresh.judged("fresh_judge", learned, asked, corpus.vocab_size, facts, temperature, seed)
 
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
@@ -315,9 +315,9 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
         real = corpus.train[slice(config.samples)]
         scores = text_scores(real, corpus, config, 1.0, novel=False)
         if corpus.test.source is not None:  # real pairs against replies dealt anew
-            test, facts = corpus.test, {"seed": config.seed, "data": corpus.source}
-            other = fresh.shuffled(test, config.seed)
-            scores += fresh.judged("mismatch", test, other, corpus.vocab_size, facts, 1.0, config.seed)
+            facts = {"seed": config.seed, "data": corpus.source}
+            learned, asked = ((s, fresh.shuffled(s, config.seed)) for s in (corpus.train, corpus.test))
+            scores += fresh.judged("mismatch", learned, asked, corpus.vocab_size, facts, 1.0, config.seed)
         name = "training tunes themselves" if corpus.music else "training text itself"
         return [{"name": name, "scores": [s.as_dict() for s in scores]}] if scores else []
     if not (isinstance(corpus.oracle, Generator) and isinstance(corpus.oracle, nn.Module)):

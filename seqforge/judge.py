@@ -1,8 +1,9 @@
 """An independent judge of replies: a discriminator that no generator has met, trained afresh for each question.
 
-fresh_judge: real replies against a generator's, to the same sources; one half is the best a generator can do.
-mismatch: real pairs against sources with replies dealt anew; how much the data tell of what belongs together.
-Half of the pairs train the judge, the other half are judged. Both accuracies count the two sides alike.
+fresh_judge: real replies against a generator's, to the same sources; one half is the best a generator can do. Half of
+the test pairs train the judge, the other half are judged.
+mismatch: real pairs against sources with replies dealt anew; how much the data tell of what belongs together. Training
+pairs train the judge, test pairs are judged. Both accuracies count the two sides alike.
 """
 
 import numpy as np
@@ -17,7 +18,9 @@ from seqforge.models.transformer_discriminator import TransformerDiscriminator, 
 
 SIZES = TransformerDiscriminatorConfig(embedding=32, hidden=32, layers=2, heads=4, dropout=0.0)
 STEPS, BATCH, LR = 200, 64, 0.003  # one recipe, so that figures of different generators may be compared
-LEAST = 200  # pairs on which it is worth asking
+LEAST = 100  # pairs from which, and about which, it is worth asking
+
+Pairs = tuple[Split, Split]  # real, and what it is to be told from; row by row the same sources
 
 
 def shuffled(real: Split, seed: int) -> Split:
@@ -29,34 +32,39 @@ def shuffled(real: Split, seed: int) -> Split:
     return Split(real.ids[other], real.lengths[other], real.source)
 
 
-def told_apart(real: Split, fake: Split, vocab_size: int, seed: int) -> np.ndarray:
-    """Of the second half of the pairs, row by row, the share of its two sides that a judge of the first half gets
-    right: 0, one half or 1.
+def halves(real: Split, fake: Split) -> tuple[Pairs, Pairs]:
+    """The first half of both sides to learn from, the second to be asked about."""
+    first, second = slice(len(real) // 2), slice(len(real) // 2, None)
+    return (real[first], fake[first]), (real[second], fake[second])
+
+
+def told_apart(learned: Pairs, asked: Pairs, vocab_size: int, seed: int) -> np.ndarray:
+    """Of the pairs asked about, row by row, the share of its two sides that a judge of those learned gets right: 0, one
+    half or 1.
     """
-    half = len(real) // 2
-    judge = TransformerDiscriminator.of(SIZES, vocab_size, seed, pair=True).to(real.ids.device)
+    judge = TransformerDiscriminator.of(SIZES, vocab_size, seed, pair=True).to(learned[0].ids.device)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=LR, weight_decay=0.01, fused=True)
     rng = torch.Generator().manual_seed(seed)
-    first, second = (discriminate.batch_of(s[slice(half)]) for s in (real, fake))
-    for _ in range(max(1, round(STEPS * BATCH / 2 / half))):
-        discriminate.epoch(judge, optimizer, first, second, BATCH, rng)
+    real, fake = (discriminate.batch_of(side) for side in learned)
+    for _ in range(max(1, round(STEPS * BATCH / 2 / len(learned[0])))):
+        discriminate.epoch(judge, optimizer, real, fake, BATCH, rng)
     score = discriminate.scorer(judge.eval())
-    right = [score(*discriminate.batch_of(s[slice(half, None)])) > 0.5 for s in (real, fake)]
+    right = [score(*discriminate.batch_of(side)) > 0.5 for side in asked]
     return (right[0].double() + (~right[1]).double()).div(2).cpu().numpy()
 
 
 def judged(
     name: str,
-    real: Split,
-    fake: Split,
+    learned: Pairs,
+    asked: Pairs,
     vocab_size: int,
     facts: dict[str, object],
     temperature: float | None,
     seed: int,
 ) -> list[Score]:
     """The accuracy under that name; nothing where there are too few pairs."""
-    if len(real) < LEAST:
+    if min(len(learned[0]), len(asked[0])) < LEAST:
         return []
-    right = told_apart(real, fake, vocab_size, seed)
+    right = told_apart(learned, asked, vocab_size, seed)
     spread = bootstrap.of_mean(right, seed)
     return [scored(name, right.mean(), spread, "", temperature, facts, n=len(right), seed=seed)]

@@ -31,6 +31,7 @@ class RunConfig:
         precision: of the discriminator's matrix products, training and scoring; auto is bf16 where the processor has it
         threads: CPU threads; 0 is torch's choice, one for each core unless OMP_NUM_THREADS says otherwise
         tensorboard: also write the curves for TensorBoard, into the run folder
+        report: draw report.html and curves.png at the end; `seqforge report RUN` draws the page at any time
         data: what to train on
         checkpoint: when the run is saved
         evaluate: how the generators are scored at the end
@@ -44,6 +45,7 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int = 0
     tensorboard: bool = False
+    report: bool = True
     data: DataConfig = field(default_factory=DataConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

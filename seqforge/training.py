@@ -199,7 +199,8 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
             evaluate.evaluate(run.folder, corpus, config.evaluate)
             ended = {"stopped": stopped, "best": best, **memory.peak(run.device)}
             run.log("end", "end", **{name: value for name, value in ended.items() if value})
-        write_report(run.folder)
+        if config.report:
+            write_report(run.folder)
 
 
 def write_report(folder: Path) -> Path:

@@ -12,12 +12,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from seqforge import corpora, report
+from seqforge import corpora
 from seqforge.cli import main
 from seqforge.corpora import load
 from seqforge.data.build import texts_of
 from seqforge.data.config import DataConfig
-from seqforge.report import figures
 
 MLE = ["--generator.hidden", "8", "--generator.embedding", "8", "--mle.epochs", "1", "--mle.batch", "8"]
 MLE += ["--evaluate.samples", "64", "--evaluate.temperatures", "[1.0]", "--evaluate.metrics", "[bleu]"]
@@ -29,8 +28,6 @@ SEQGAN += ["--discriminator.embedding", "4", "--discriminator.widths", "[1,2]", 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "curves_png", lambda *_: None)  # pictures take most of the time of so small a run
-    monkeypatch.setattr(figures.Picture, "svg", lambda _: "")
 
 
 def sentences(n: int = 40, marks: str = " .", seed: int = 0) -> list[str]:

@@ -195,7 +195,7 @@ def kept(run: Run, name: str) -> LSTMGenerator:
     return model
 
 
-@pytest.mark.parametrize(("gradient", "rounds"), [("local", 6), ("whole", 16)])
+@pytest.mark.parametrize(("gradient", "rounds"), [("local", 6), pytest.param("whole", 16, marks=pytest.mark.slow)])
 def test_it_learns_the_data_from_scratch(gradient, rounds, tmp_path):
     """Entropy of the data: ln 5 + ln 3 nats a sequence of 4 tokens on average, .677 a token; a uniform draw is 1.79."""
     generator, run = run_of(tmp_path / "run", rounds=rounds, steps=50, gradient=gradient)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from seqforge import cli_data, corpora, report
+from seqforge import cli_data, corpora
 from seqforge.cli import main
 from seqforge.corpora import load
 from seqforge.data import inspect, published
@@ -261,7 +261,6 @@ def test_ids_are_decoded_with_a_tokenizer(capsys):
 
 
 def test_ids_are_decoded_with_a_run(capsys, monkeypatch):
-    monkeypatch.setattr(report, "curves_png", lambda *_: None)
     texts = ["the cat, really, sat.", "a dog ran!"] * 10
     Path("text.txt").write_text("\n".join(texts))
     argv = ["train", "mle", "--data", "text.txt", "--generator.hidden", "4", "--mle.epochs", "1", "--out", "run"]

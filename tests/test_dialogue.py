@@ -168,12 +168,12 @@ def test_a_fresh_judge_tells_what_there_is_to_tell(monkeypatch):
     monkeypatch.setattr(fresh, "STEPS", 40)
     config = DataConfig(source="dialogues", condition="turns", train_size=40, valid_size=20, test_size=200)
     real = corpora.load(config).test
-    assert fresh.told_apart(real, real, 60, 1).tolist() == [0.5] * 100
+    assert fresh.told_apart(*fresh.halves(real, real), 60, 1).tolist() == [0.5] * 100
     short = Split(real.ids, torch.ones_like(real.lengths), real.source)
-    (score,) = fresh.judged("fresh_judge", real, short, 60, {}, 1.0, 1)
+    (score,) = fresh.judged("fresh_judge", *fresh.halves(real, short), 60, {}, 1.0, 1)
     assert score.value > 0.9
     assert score.interval[0] <= score.value <= score.interval[1]
-    assert fresh.judged("fresh_judge", real[slice(100)], short, 60, {}, 1.0, 1) == []
+    assert fresh.judged("fresh_judge", *fresh.halves(real[slice(198)], short), 60, {}, 1.0, 1) == []
 
 
 def test_shuffled_pairs_are_the_same_replies_to_other_sources():

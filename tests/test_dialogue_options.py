@@ -157,7 +157,7 @@ def test_the_judge_is_asked_about_pairs_that_it_was_not_trained_on(monkeypatch):
     late = torch.arange(200) >= 100
     real = Split(long.ids, torch.where(late, short, long.lengths), long.source)
     fake = Split(long.ids, torch.where(late, long.lengths, short), long.source)
-    found = fresh.told_apart(real, fake, 60, 1)
+    found = fresh.told_apart(*fresh.halves(real, fake), 60, 1)
     assert len(found) == 100
     assert found.mean() < 0.1
 
@@ -165,7 +165,7 @@ def test_the_judge_is_asked_about_pairs_that_it_was_not_trained_on(monkeypatch):
 def test_mismatch_asks_about_replies_dealt_anew(monkeypatch):
     """The same pairs on both sides would be one half, exactly, and without a spread."""
     monkeypatch.setattr(fresh, "STEPS", 10)
-    config = DataConfig(source="dialogues", condition="turns", train_size=60, valid_size=20, test_size=200)
+    config = DataConfig(source="dialogues", condition="turns", train_size=120, valid_size=20, test_size=100)
     rows = evaluate.references(corpora.load(config), EvaluateConfig(samples=20, metrics=["length"]))
     (score,) = [s for s in rows[0]["scores"] if s["name"] == "mismatch"]
     assert score["interval"][1] > score["interval"][0]

@@ -301,9 +301,7 @@ def test_a_watched_run_trains_what_an_unwatched_one_does_and_the_tiny_recipes_ar
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "curves_png", lambda *_: None)
-        assert main(["train", *COLLAPSING, "--stop-on", "collapse,chance", "--out", str(folder)]) == 0
+    assert main(["train", *COLLAPSING, "--stop-on", "collapse,chance", "--out", str(folder)]) == 0
     return folder
 
 

@@ -9,6 +9,8 @@ from test_report_hierarchy import sample
 
 from seqforge.report import build, build_many
 
+RENDERS = True  # see conftest.py
+
 WIDTHS, SCHEMES = (390, 1280), ("light", "dark")
 
 # The least contrast (WCAG 2.1) of any text against what lies behind it, with the text

@@ -21,6 +21,8 @@ from seqforge.report.learning import GROUPS, levels
 from seqforge.report.neighbours import WIDEST, pieces
 from seqforge.training import METHODS
 
+RENDERS = True  # see conftest.py
+
 
 @pytest.fixture
 def run(tmp_path):

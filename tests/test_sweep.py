@@ -15,7 +15,7 @@ from seqforge.verdict import Judgement
 SWEEP = {
     "recipe": "scratchgan-tiny",
     "seeds": [1, 2],
-    "options": {"rounds": 2, "evaluate": {"samples": 64}},
+    "options": {"rounds": 2, "report": False, "counterpart": {"epochs": 0}, "evaluate": {"samples": 64}},
     "variants": {"whole": {}, "end": {"reward_at": "end", "discriminator": {"dropout": 0.0}}},
 }
 
@@ -118,6 +118,7 @@ GRID = {
     "versus": "mle",
     "seeds": [1, 2],
     "options": {
+        "report": False,
         "data": {"source": "copying", "reach": 1, "valid_size": 50, "test_size": 200, "max_length": 6, "vocab_size": 6},
         "generator": {"embedding": 4, "hidden": 4, "dropout": 0.0},
         "evaluate": {"samples": 200, "temperatures": [1.0, 0.7]},

@@ -16,8 +16,8 @@ class DataConfig:
     Args:
         source: a file of your own (text, JSON, JSONL, CSV, Parquet, token ids; .gz of each), a folder with train, valid
             and test files, a folder of MIDI files, hf:DATASET, the name of a published corpus (`seqforge data get`),
-            "demo" (sentences of a grammar that ships), "oracle" (synthetic benchmark), or "agreement", "copying" or
-            "brackets" (synthetic worlds with one constraint each)
+            "demo" (sentences of a grammar that ships), "oracle" (synthetic benchmark), "dialogues" (conversations of a
+            grammar that ships), or "agreement", "copying" or "brackets" (synthetic worlds with one constraint each)
         format: how the file is read; auto finds it from content and name
         column: field or column that holds the text; by default the usual names
         on_error: skip leaves out what cannot be read, and counts it; auto stops there, but skips files of a MIDI folder
