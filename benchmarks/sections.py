@@ -22,7 +22,8 @@ from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerat
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
 from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig
-from seqforge.sampling import mask_of, sample, uniform
+from seqforge.models.transformer import Source, TransformerConfig, TransformerGenerator
+from seqforge.sampling import GREEDY, mask_of, sample, uniform
 from seqforge.settings import precision
 
 V, T, B, N, ROWS = 5000, 20, 64, 16, 9984
@@ -185,6 +186,25 @@ def leakgan_steps(device: torch.device) -> dict:
     return {"seconds": seconds}
 
 
+def dialogue_replies(device: torch.device) -> dict:
+    """The dialogue Transformer at the published sizes, V 10,000, sources of 20 tokens: a greedy reply of 20 tokens, 64
+    drawn replies of 40.
+    """
+    sizes = TransformerConfig(128, 256, 3, 8, 512, share=True, share_attention=True, norm="post")
+    generator = TransformerGenerator.of(sizes, 10_000, None, 0, 1, encoder=True).to(device).eval()
+    rng = torch.Generator().manual_seed(1)
+    asked = Source(torch.randint(10_000, (B, 20), generator=rng).to(device), torch.full((B,), 20, device=device))
+    one, many = uniform((1, 20), rng, device), uniform((B, 40), rng, device)
+    seconds = {
+        "a greedy reply": median(
+            lambda: sample(generator, one, GREEDY, context=asked[torch.zeros(1, dtype=torch.long, device=device)]),
+            21,
+        ),
+        "64 drawn replies": median(lambda: sample(generator, many, context=asked), 7),
+    }
+    return {"seconds": seconds}
+
+
 def scratchgan_step(device: torch.device) -> dict:
     """ScratchGAN's published sizes: a generator step on 512 samples of 52 tokens (V 20,000), as three forward passes;
     besides, drawing the samples, their rewards, and a discriminator step. Plain: torch's LSTMs, all logits at once, 64
@@ -279,6 +299,7 @@ SECTIONS: dict[str, Callable[[torch.device], dict]] = {
     "generator_step": generator_step,
     "discriminator_epoch": discriminator_epoch,
     "leakgan": leakgan_steps,
+    "dialogue": dialogue_replies,
     "scratchgan": scratchgan_step,
     "cot": cot_step,
     "scaling": scaling,

@@ -15,7 +15,7 @@ from seqforge.data.corpus import decode
 from seqforge.data.tokens import unknown_id
 from seqforge.models.transformer import Source, TransformerGenerator
 from seqforge.pairs import source_ids
-from seqforge.sampling import Filter, Fork, Samples, begin, complete, uniform
+from seqforge.sampling import GREEDY, Filter, Fork, Samples, begin, complete, uniform
 
 Decode = Literal["greedy", "sample", "beam"]
 
@@ -74,7 +74,7 @@ class Speaker:
         if how.decode == "beam":
             found = beam_search(self.generator, source, how.beams, self.max_length)
         else:
-            filter = Filter(top_k=1) if how.decode == "greedy" else Filter(temperature=how.temperature)
+            filter = GREEDY if how.decode == "greedy" else Filter(temperature=how.temperature)
             fork = begin(self.generator, 1, context=source)
             found = complete(self.generator, fork, uniform((1, self.max_length), rng), filter)
         return decode(self.tokenizer, found.ids, found.lengths)[0]

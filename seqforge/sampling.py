@@ -92,6 +92,7 @@ class Filter:
 
 
 PLAIN = Filter()
+GREEDY = Filter(top_k=1)  # the likeliest token; the first, where several are
 
 
 def uniform(shape: tuple[int, ...], rng: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
@@ -218,6 +219,11 @@ def _draw_next(
         if end is not None and early is not None:
             logits = logits.clone()
             logits[:, end] = logits[:, end].masked_fill(early[lo : lo + rows], -torch.inf)
+        if filter == GREEDY:  # nothing is drawn
+            best = logits.argmax(1)
+            tokens.append(best)
+            chosen.append(torch.ones_like(logits[:, 0]))
+            continue
         p = filter.probabilities(logits)
         token = draw(p, noise)
         tokens.append(token)

@@ -36,7 +36,7 @@ from seqforge.models.generator import Context, Generator
 from seqforge.models.transformer import TransformerConfig, TransformerGenerator
 from seqforge.models.transformer_discriminator import TransformerDiscriminator, TransformerDiscriminatorConfig
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import PLAIN, Filter, Samples, mask_of, sample, uniform
+from seqforge.sampling import GREEDY, PLAIN, Samples, mask_of, sample, uniform
 
 Stage = Literal["pretrain-generator", "generate", "pretrain-discriminator", "train"]
 STAGES: tuple[Stage, ...] = ("pretrain-generator", "generate", "pretrain-discriminator", "train")
@@ -211,7 +211,7 @@ def write_generated(generator: Generator, corpus: Corpus, decode: str, run: Run)
     assert asked is not None
     rng = torch.Generator().manual_seed(derive_seed(run.seed, "generated"))
     noise = uniform((len(real), corpus.max_length), rng, run.device)
-    drawn = sample(generator, noise, Filter(top_k=1) if decode == "greedy" else PLAIN, context=asked)
+    drawn = sample(generator, noise, GREEDY if decode == "greedy" else PLAIN, context=asked)
     sides = [corpus.decode(s.ids, s.lengths) for s in (asked, real, Split(drawn.ids, drawn.lengths))]
     names = ("prompt", "completion", "generated")
     rows = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in zip(*sides, strict=True)]

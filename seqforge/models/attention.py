@@ -5,6 +5,7 @@ Shapes: B batch, t tokens read now, S keys in all, H hidden width, h heads, d = 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal
 
@@ -24,6 +25,13 @@ def sinusoids(position: Tensor, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)[..., :width]
 
 
+@functools.lru_cache(64)
+def _signal(rows: int, width: int, device: torch.device) -> Tensor:
+    """The sinusoids of positions 0 .. rows - 1, made once: (rows, width)."""
+    with torch.inference_mode(False):
+        return sinusoids(torch.arange(rows, device=device), width)
+
+
 class Embedding(nn.Module):
     """table[token] * sqrt(E) + sinusoids, dropout, and a linear map to H where that is not E (factorised)."""
 
@@ -33,11 +41,12 @@ class Embedding(nn.Module):
         self.widen = nn.Linear(width, hidden) if width != hidden else nn.Identity()
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """tokens (B,t), position (B,t) or (t,) -> (B,t,H)."""
-        width, dtype = self.table.embedding_dim, self.table.weight.dtype
-        x = self.table(tokens) * math.sqrt(width) + sinusoids(position, width).to(dtype)
-        return self.widen(self.drop(x))
+    def forward(self, tokens: Tensor, position: Tensor, most: int | None = None) -> Tensor:
+        """tokens (B,t), position (B,t) or (t,), each below `most` where that is known -> (B,t,H)."""
+        width, weight = self.table.embedding_dim, self.table.weight
+        most = int(position.max()) + 1 if most is None else most
+        signal = _signal(1 << (most - 1).bit_length(), width, weight.device)[position]
+        return self.widen(self.drop(self.table(tokens) * math.sqrt(width) + signal.to(weight.dtype)))
 
 
 class Attention(nn.Module):
@@ -119,7 +128,7 @@ class Layer(nn.Module):
         return self.norms[place](x) if self.pre else x
 
     def _add(self, x: Tensor, found: Tensor, place: int) -> Tensor:
-        x = x + self.drop(found)
+        x = x + (self.drop(found) if self.training else found)
         return x if self.pre else self.norms[place](x)
 
 

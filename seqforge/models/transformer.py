@@ -226,7 +226,8 @@ class TransformerGenerator(
     def encode(self, source: Source) -> tuple[Pair, ...]:
         """What the decoder's layers keep of a source."""
         assert self.encoder is not None
-        x = self.embed(source.ids, torch.arange(source.ids.shape[1], device=source.ids.device))
+        longest = source.ids.shape[1]
+        x = self.embed(source.ids, torch.arange(longest, device=source.ids.device), longest)
         found, _ = self.encoder(x, source.mask[:, None, None, :])
         return self.decoder.remember(found)
 
@@ -236,7 +237,9 @@ class TransformerGenerator(
         if not count:
             return self.head.weight.new_empty(len(tokens), 0, self.head.in_features), state
         at = state.position[:, None] + torch.arange(count, device=tokens.device)
-        see = None if state.see_source is None else state.see_source[:, None, None, :]
-        x, past = self.decoder(self.embed(tokens, at), state.visible(count), False, state.past, state.source, see)
+        see = state.see_source
+        see = None if see is None or bool(see.all()) else see[:, None, None, :]
+        x = self.embed(tokens, at, state.past[0][0].shape[2] + count)
+        x, past = self.decoder(x, state.visible(count), False, state.past, state.source, see)
         after = replace(state, past=past, position=state.position + count)
         return x, after if lengths is None else after.shortened(count - lengths.clamp(0, count))
