@@ -16,17 +16,11 @@ def an_idle_machine(monkeypatch):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_rendering(request):
-    """Pages are built and their pictures composed, but not rendered, which is most of a tiny run's time.
-
-    `RENDERS = True` in a module asks for the whole.
-    """
+def undrawn(request):
+    """Pages without their pictures, which are most of a tiny run's time; `DRAWN = True` in a module asks for them."""
     with pytest.MonkeyPatch.context() as patch:
-        if not getattr(request.module, "RENDERS", False):
-            patch.setattr(figures, "inline_svg", unrendered)
-            patch.setattr(learning, "write_png", lambda figure, path: Path(path).touch())
+        if not getattr(request.module, "DRAWN", False):
+            patch.setattr(figures.Picture, "svg", lambda self: Markup('<svg aria-label="{}"></svg>').format(self.label))
+            patch.setattr(learning, "curves_figure", lambda *_: None)
+            patch.setattr(learning, "write_png", lambda _, path: Path(path).touch())
         yield
-
-
-def unrendered(figure, prefix: str, label: str) -> Markup:
-    return Markup('<svg role="img" aria-label="{}"></svg>').format(label)

@@ -13,6 +13,8 @@ from seqforge.cli import main
 from seqforge.settings import RunConfig, build
 from seqforge.training import METHODS
 
+DRAWN = True  # see conftest.py
+
 
 def configured(name: str) -> tuple[RunConfig, object]:
     """The two configurations that `train METHOD --recipe NAME` would run with."""

@@ -19,7 +19,7 @@ from seqforge.report.folder import read_log
 from seqforge.report.frontier import free_side, frontier_lines
 from seqforge.report.tables import show, side_by_side
 
-RENDERS = True  # see conftest.py
+DRAWN = True  # see conftest.py
 
 TEMPERATURES = (0.7, 1.0, 1.3)
 

@@ -9,7 +9,7 @@ from test_report_hierarchy import sample
 
 from seqforge.report import build, build_many
 
-RENDERS = True  # see conftest.py
+DRAWN = True  # see conftest.py
 
 WIDTHS, SCHEMES = (390, 1280), ("light", "dark")
 

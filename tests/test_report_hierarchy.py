@@ -10,7 +10,7 @@ from test_report import finished_run
 from seqforge.report import build
 from seqforge.report.hierarchy import alignment_table, checked, read_hierarchy, ticks
 
-RENDERS = True  # see conftest.py
+DRAWN = True  # see conftest.py
 
 
 def sample(tokens):

@@ -21,7 +21,7 @@ from seqforge.report.learning import GROUPS, levels
 from seqforge.report.neighbours import WIDEST, pieces
 from seqforge.training import METHODS
 
-RENDERS = True  # see conftest.py
+DRAWN = True  # see conftest.py
 
 
 @pytest.fixture
