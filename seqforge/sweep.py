@@ -151,7 +151,8 @@ def remember(planned: Sequence[Trial], out: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for trial in planned:
         name = trial.folder.relative_to(out).as_posix()
-        argv = [a for a in trial.argv if not a.startswith("--from=")]  # a path, the rest of which `variant` decides
+        start = "--from="  # the run's name is enough: where it lies is where this sweep does
+        argv = [start + Path(a.removeprefix(start)).name if a.startswith(start) else a for a in trial.argv]
         before = told.setdefault(name, argv)
         if before != argv and (trial.folder / "config.yaml").is_file():
             odd = " ".join(a for a in [*before, *argv] if (a in before) != (a in argv)) or "their order"

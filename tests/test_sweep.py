@@ -207,3 +207,18 @@ def test_told_without_a_shared_range_or_of_some_seeds():
     judged = Judgement("oracle", "beats", -0.12, -0.15, -0.09, 1.0, 2.0, "seeds", 2)
     assert sweep.told(sweep.Held(("a",), "x", judged, 2, 3)) == "beats: -0.120 ± 0.030 (2 of 3 seeds)"
     assert sweep.told(sweep.Held(("a",), "x", None, 0, 3)) == "no range shared"
+
+
+def test_a_variant_that_starts_from_another_run_is_another_variant(tmp_path):
+    def planned(start: str) -> list[sweep.Trial]:
+        options = {"a": {}, "b": {}, "c": {"from": start}}
+        plan = {**SWEEP, "grid": {}, "versus": None, "variants": options}
+        return sweep.trials(plan, tmp_path, [1], ["c"], [])
+
+    for trial in planned("a"):
+        trial.folder.mkdir()
+        (trial.folder / "config.yaml").touch()
+    sweep.remember(planned("a"), tmp_path)
+    sweep.remember(planned("a"), tmp_path)
+    with pytest.raises(ValueError, match=r"c-1: was begun with other options \(--from=a-1 --from=b-1\)"):
+        sweep.remember(planned("b"), tmp_path)
