@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import yaml
 from tokenizers import Tokenizer
 from torch import nn
@@ -193,8 +194,10 @@ def _text_points(corpus: Corpus, config: EvaluateConfig) -> Callable[[Split, flo
             samples, corpus.test, model, texts, references, facts, temperature=t, seed=config.seed
         )
         if isinstance(corpus.judge, Grammar):
-            spoken = functools.partial(_spoken, samples, corpus)
-            draws |= points.of_grammar(corpus.judge, spoken, t, config.seed)
+            kept = np.isfinite(corpus.judge.log_probs(_spoken(samples, corpus)))
+            draws |= points.share("grammatical", kept, t, config.seed)
+        if isinstance(corpus.judge, DialogueWorld):
+            draws |= points.share("right", right_replies(samples, corpus), t, config.seed)
         return scores, draws
 
     return of
@@ -257,15 +260,21 @@ def reply_scores(
     """
     assert samples.source is not None
     said, asked = (corpus.decode(s.ids, s.lengths) for s in (samples, samples.source))
-    before = corpus.before["test"] if corpus.before else []
-    judge = corpus.judge if isinstance(corpus.judge, DialogueWorld) else None
-    turns = [before[i % len(before)] for i in range(len(said))] if judge else []
-    found = replies.judged(said, asked, facts, temperature, seed, judge, turns)
+    right = right_replies(samples, corpus) if isinstance(corpus.judge, DialogueWorld) else None
+    found = replies.judged(said, asked, facts, temperature, seed, right)
     if temperature != 1.0:
         return found
     few = slice(min(len(samples), len(corpus.test)))
     learned, asked = fresh.halves(corpus.test[few], samples[few])
     return found + fresh.judged("fresh_judge", learned, asked, corpus.vocab_size, facts, temperature, seed)
+
+
+def right_replies(samples: Split, corpus: Corpus) -> np.ndarray:
+    """(N,) bool: the world's judge accepts the reply after all turns before it; samples as in `reply_scores`."""
+    assert isinstance(corpus.judge, DialogueWorld)
+    assert corpus.before is not None
+    before, said = corpus.before["test"], corpus.decode(samples.ids, samples.lengths)
+    return np.array([corpus.judge.right(before[i % len(before)], reply) for i, reply in enumerate(said)], dtype=bool)
 
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
@@ -337,9 +346,9 @@ def verdict(
     rows: list[dict], stage: str = "adversarial", draws: dict[str, points.Draws] | None = None
 ) -> tuple[str | None, list[dict]]:
     """In a sentence, and what it rests on, a judgement a frontier: the last generator against the first. One run, one
-    seed.
+    seed. Nothing where the last is the first: no step has been made since.
     """
-    if len(rows) < 2:
+    if len(rows) < 2 or rows[-1]["step"] == rows[0]["step"]:
         return None, []
     mine, theirs = rows[-1], rows[0]
     held = [(draws or {}).get(r["name"], {}) for r in (mine, theirs)]

@@ -26,10 +26,12 @@ class Axes(NamedTuple):
     label: str
 
 
-# by how much the first tells: the true distribution, a judge that knows the grammar, a model of the text, n-grams
+# by how much each tells: the true distribution, a judge that knows the grammar or which answers are right, a model of
+# the text, n-grams
 AXES = {
     "oracle": Axes("nll_test", "nll_oracle", 1, "nats per token", "NLL_oracle"),
     "grammar": Axes("nll_test", "grammatical", -1, "", "share of grammatical samples"),
+    "replies": Axes("nll_test", "right", -1, "", "share of right replies"),
     "lm": Axes("reverse_lm3", "lm3", 1, "nats per token", "LM score (trigrams)"),
     "bleu": Axes("self_bleu4", "bleu4", -1, "", "BLEU-4"),
 }

@@ -9,7 +9,18 @@ from rich.table import Table
 from seqforge.frontier import AXES, DIVERSITY, heat
 
 NATS = "nats per token"
-COMPARED = ["nll_oracle", "nll_test", "entropy", "grammatical", "bleu3", "bleu4", "self_bleu3", "self_bleu4", "fed"]
+COMPARED = [
+    "nll_oracle",
+    "nll_test",
+    "entropy",
+    "grammatical",
+    "right",
+    "bleu3",
+    "bleu4",
+    "self_bleu3",
+    "self_bleu4",
+    "fed",
+]
 LEFT_OUT = {f"{n}{k}" for n in ("unique", "ms_jaccard", "bleu_f1_", "distinct") for k in range(1, 6)} - {
     *("ms_jaccard4", "bleu_f1_4", "distinct2", "distinct3")
 }  # of the table on the terminal

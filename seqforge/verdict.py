@@ -5,7 +5,6 @@ The quantity: quality of the one less quality of the other, averaged over the di
 drawn again (metrics/draws.py), which says nothing of other seeds. No torch.
 """
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,7 +60,8 @@ def judge(name: str, mine: list[dict], theirs: list[dict], my_draws: Draws, thei
     if len(gaps) < max(2, len(each) / 2):
         return None
     if name in BY_PARTS:
-        half, by = mean_interval(gaps)[1] or math.inf, "parts"
+        half, by = mean_interval(gaps)[1], "parts"
+        assert half is not None  # of two and more
     else:
         half, by = 1.96 * float(np.std(gaps, ddof=1)), "bootstrap"
     return _judged(name, whole.gap, half, whole.low, whole.high, by, len(gaps))

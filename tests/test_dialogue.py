@@ -7,7 +7,7 @@ import torch
 import yaml
 from worlds import every_sequence, far, gradients, rng
 
-from seqforge import checkpoint, corpora, discriminate, evaluate, rewards
+from seqforge import checkpoint, corpora, discriminate, evaluate, rewards, verdict
 from seqforge import judge as fresh
 from seqforge.cli import main
 from seqforge.data.config import DataConfig
@@ -149,6 +149,10 @@ def test_the_scores_hold_replies_to_what_they_answer(run):
     scores = json.loads((run / "scores.json").read_text())["generators"][-1]["scores"]
     found = {s["name"]: s for s in scores if s["temperature"] == 1.0}
     assert {"right", "copied", "generic", "nll_test", "distinct2", "bleu4"} <= found.keys()
+    draws = verdict.load_draws(run / verdict.FILE, "final")  # of the frontier of right replies over NLL_test
+    for s in scores:
+        if s["name"] in ("right", "nll_test"):
+            assert abs(draws[s["name"], s["temperature"]].mean() - s["value"]) < 0.05
     assert all(f["interval"][0] <= f["value"] <= f["interval"][1] for k, f in found.items() if k in ("right", "copied"))
 
 

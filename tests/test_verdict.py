@@ -273,3 +273,21 @@ def test_sums_count_every_token_once_and_nothing_past_the_end():
     forward, backward = lm3_scores(real, split_of([[3], [3]]), model, {}, 1.0)
     assert forward.value == pytest.approx(total.sum() / 8)
     assert backward.value == pytest.approx(wanted)  # its model of the samples is that of the same sentences
+
+
+def test_identical_draws_have_an_interval_of_no_width():
+    """Half a width of 0 was read as none known: from minus to plus infinity."""
+    scores = [
+        {"name": name, "temperature": t, "value": value + t, "stderr": 0.1}
+        for name, value in (("reverse_lm3", 3.0), ("lm3", 2.0))
+        for t in (1.0, 0.8)
+    ]
+    held = {(s["name"], s["temperature"]): np.full(8, s["value"]) for s in scores}
+    found = judge("lm", scores, scores, held, held)
+    assert found is not None
+    assert (found.gap, found.low, found.high, found.word) == (0, 0, 0, "ties with")
+
+
+def test_a_generator_is_not_held_to_itself():
+    row = {"name": "pre-trained", "step": 7, "scores": []}
+    assert evaluate.verdict([row, {**row, "name": "final"}]) == (None, [])

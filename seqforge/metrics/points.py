@@ -7,7 +7,6 @@ import numpy as np
 from seqforge.data.corpus import Split
 from seqforge.metrics import draws
 from seqforge.metrics.bleu import means, sentence_scores
-from seqforge.metrics.grammar import Judge
 from seqforge.metrics.lm3 import TrigramModel, lm3_scores
 from seqforge.metrics.ngrams import References, Texts
 from seqforge.metrics.score import Score
@@ -17,12 +16,9 @@ Draws = dict[tuple[str, float], np.ndarray]  # (score, temperature) -> (R,)
 BLEU = (4,)
 
 
-def of_grammar(
-    judge: Judge, words: Callable[[], list[list[str]]], temperature: float, seed: int
-) -> dict[tuple[str, float], np.ndarray]:
-    """Bootstrap shares of grammatical samples."""
-    right = np.isfinite(judge.log_probs(words())).astype(float)
-    return {("grammatical", temperature): draws.bootstrap(right, np.ones(len(right)), seed)}
+def share(name: str, right: np.ndarray, temperature: float, seed: int) -> Draws:
+    """Bootstrap shares of the samples that an exact judge accepts, right (N,) bool."""
+    return {(name, temperature): draws.bootstrap(right.astype(float), np.ones(len(right)), seed)}
 
 
 def of_text(

@@ -6,7 +6,6 @@ right: share of replies that an exact judge of the conversation accepts.
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
@@ -15,10 +14,6 @@ from seqforge.metrics.ngrams import scored
 from seqforge.metrics.score import Score
 
 GENERIC = 50  # a reply is generic that is given more often than once in so many
-
-
-class Conversation(Protocol):
-    def right(self, before: Sequence[str], reply: str) -> bool: ...
 
 
 def copied(replies: Sequence[str], sources: Sequence[str]) -> np.ndarray:
@@ -42,14 +37,12 @@ def judged(
     facts: dict[str, object],
     temperature: float | None,
     seed: int = 1,
-    judge: Conversation | None = None,
-    before: Sequence[Sequence[str]] = (),
+    right: np.ndarray | None = None,
 ) -> list[Score]:
-    """copied, generic, and right where there is a judge; `before`: all turns before each reply."""
+    """copied, generic, and right where a judge has said so, (N,) bool."""
     figures = {"copied": copied(replies, sources), "generic": generic(replies)}
-    if judge is not None:
-        verdicts = [judge.right(turns, reply) for turns, reply in zip(before, replies, strict=True)]
-        figures = {"right": np.array(verdicts), **figures}
+    if right is not None:
+        figures = {"right": right, **figures}
     return [
         scored(
             name, v.mean(), bootstrap.of_mean(v.astype(float), seed), "", temperature, facts, n=len(replies), seed=seed

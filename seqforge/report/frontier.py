@@ -25,6 +25,7 @@ X_LABELS = {
 Y_LABELS = {
     "nll_oracle": "NLL_oracle (nats per token): lower is better",
     "grammatical": "share of grammatical samples: higher is better",
+    "right": "share of right replies: higher is better",
     "lm3": "LM score (nats per token): lower is better",
     "bleu4": "BLEU-4: higher is better",
     "fed": "FED (squared distance): lower is better",
@@ -35,7 +36,8 @@ PICTURED = AXES | {
 LEGEND_ROW = 0.2  # inches
 MOST_NAMED = 3  # curves whose temperatures are written beside their points; of more they would cover each other
 FRONTIERS = (
-    "NLL_oracle or grammatical over NLL_test, LM over reverse LM score, BLEU over Self-BLEU, FED over reverse LM score"
+    "NLL_oracle, grammatical or right over NLL_test, LM over reverse LM score, "
+    "BLEU over Self-BLEU, FED over reverse LM score"
 )
 
 
