@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import functools
 import json
 import re
 from typing import Any, NoReturn
@@ -35,8 +36,9 @@ def _nearest_named(message: str, parser: ArgumentParser) -> str:
     return f"{message}; did you mean {near[0]}?" if near else message
 
 
-def _train_parser(method: str) -> Parser:
-    config, _, purpose = METHODS[method]
+@functools.cache
+def _train_parser(method: str, config: type, purpose: str) -> Parser:
+    """Made once a process: it takes as long as a tiny step of training, and a sweep's process trains many runs."""
     parser = Parser(prog=f"seqforge train {method}", description=f"{method}: {purpose}.")
     parser.add_argument("--recipe", help="a shipped recipe's name (see `seqforge recipes`) or a YAML file of your own")
     parser.add_argument("--out", help="folder of the run; without it runs/METHOD-1, -2, ...")
@@ -100,7 +102,7 @@ def _expand(argv: list[str]) -> list[str]:
 
 
 def parse_train(method: str, argv: list[str]) -> Namespace:
-    parser = _train_parser(method)
+    parser = _train_parser(method, METHODS[method][0], METHODS[method][2])
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe", nargs="?")
     recipe = early.parse_known_args(argv)[0].recipe

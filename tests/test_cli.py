@@ -82,7 +82,8 @@ def entries(text: str) -> dict[str, str]:
 def test_help_explains_every_option_of_training(method, capsys):
     text = help_of(["train", method], capsys)
     found = entries(text)
-    known = {o for a in options._train_parser(method)._actions for o in a.option_strings if o.startswith("--")}
+    parser = options._train_parser(method, METHODS[method][0], "")
+    known = {o for a in parser._actions for o in a.option_strings if o.startswith("--")}
     groups = (
         "data.music",
         "generator",

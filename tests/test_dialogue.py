@@ -198,6 +198,7 @@ def test_copied_and_generic_by_hand():
     assert not replies.generic(["a"] * 2 + [str(i) for i in range(98)]).any()
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_end_where_one_run_ends(run, tmp_path):
     """Each takes over the one before, and does nothing twice."""
     last = None

@@ -169,7 +169,14 @@ def test_the_student_comes_to_its_teacher(reads, tmp_path):
     assert mle.validation_nll(student, runs_of_one_token().valid) == pytest.approx(nll_teacher, abs=0.05)
 
 
-@pytest.mark.parametrize("kinds", [("lstm", "transformer"), ("transformer", "lstm"), ("transformer", "transformer")])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("transformer", "lstm"),
+        pytest.param(("lstm", "transformer"), marks=pytest.mark.slow),
+        pytest.param(("transformer", "transformer"), marks=pytest.mark.slow),
+    ],
+)
 def test_student_and_teachers_are_of_either_kind(kinds, tmp_path):
     options = {"generator": GeneratorConfig(kind=kinds[0], embedding=8, hidden=12), "teachers": 2}
     teacher = TeacherConfig(kind=kinds[1], embedding=8, hidden=16, dropout=0.0)

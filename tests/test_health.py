@@ -284,7 +284,9 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(found).as_posix(): p.read_bytes() for p in sorted(found.rglob("*.safetensors"))}
 
 
-@pytest.mark.parametrize("method", TINY)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.slow) if m in ("dialogue", "pg_bleu") else m for m in TINY]
+)
 def test_a_watched_run_trains_what_an_unwatched_one_does_and_the_tiny_recipes_are_healthy(method, tmp_path, no_page):
     assert main(["train", method, *TINY[method], "--out", str(tmp_path / "watched")]) == 0
     off = ["--health.watch", "false", "--out", str(tmp_path / "not")]

@@ -153,27 +153,27 @@ def places(scene: str, name: str, fast: str, slow: str = "") -> list:
 
 
 PLACES = [
-    *places("discriminator", "log", "6 15", "3 9 11 13"),
-    *places("discriminator", "checkpoint", "1 10", "4 6 8"),
+    *places("discriminator", "log", "6", "3 9 11 13 15"),
+    *places("discriminator", "checkpoint", "10", "1 4 6 8"),
     *places("shuffled", "log", "8", "12"),
-    *places("random", "log", "9", "7"),
+    *places("random", "log", "", "7 9"),
     *places("frozen", "log", "11", "9"),
     *places("constant", "log", "7", "4 9"),
     *places("phases", "log", "", "9 12"),
     *places("phases", "checkpoint", "2", "1"),
     *places("leakgan", "log", "12", "3 5 9 15"),
     *places("leakgan", "checkpoint", "4", "2 6"),
-    *places("scratchgan", "log", "2 6", "4"),
-    *places("fixed mediator", "log", "4 9", "3 5 7"),
-    *places("fixed mediator", "checkpoint", "4", "2 6"),
+    *places("scratchgan", "log", "6", "2 4"),
+    *places("fixed mediator", "log", "9", "3 4 5 7"),
+    *places("fixed mediator", "checkpoint", "", "2 4 6"),
     *places("distillation", "log", "8", "4 11"),
-    *places("distillation", "checkpoint", "6", "2"),
+    *places("distillation", "checkpoint", "", "2 6"),
     *places("mle_search", "log", "11", "3 5 7 14 18"),
-    *places("mle_search", "checkpoint", "4", "2 5 9"),
+    *places("mle_search", "checkpoint", "", "2 4 5 9"),
     *places("transformer", "log", "13", "3"),
     *places("dialogue", "log", "9", "3 13"),
-    *places("dialogue", "checkpoint", "6", "2"),
-    *places("mle", "log", "4", "8"),
+    *places("dialogue", "checkpoint", "", "2 6"),
+    *places("mle", "log", "", "4 8"),
     *places("mle", "checkpoint", "5", "2"),
 ]
 
@@ -386,7 +386,7 @@ def kill_when(folder: Path, lines: int, wait: float) -> int:
     return process.exitcode
 
 
-@pytest.mark.parametrize("seed", [0, 2, *(pytest.param(k, marks=pytest.mark.slow) for k in (1, 3, 4, 5))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(k, marks=pytest.mark.slow) for k in range(1, 6))])
 def test_kill_9_at_any_moment(seed, unbroken, tmp_path):
     """Six moments spread over the run, the first right after config.yaml; a little chance in each."""
     rng = random.Random(seed)

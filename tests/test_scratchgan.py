@@ -373,6 +373,7 @@ def share_right(generator) -> float:
     return float(np.mean([len(set(r)) == 1 and len(r) > 1 and bool(e) for r, e in zip(rows, ended, strict=True)]))
 
 
+@pytest.mark.slow
 def test_it_learns_from_scratch_and_its_control_does_not(tmp_path):
     learnt, run = run_of(tmp_path / "run", rounds=12, steps=25)
     before, _ = run_of(tmp_path / "start", rounds=0)

@@ -73,14 +73,14 @@ def test_planted_gaps_are_what_they_are_called():
 
 @pytest.mark.parametrize(("gap", "word"), [(-0.1, "beats"), (0.1, "loses to")])
 def test_a_gap_of_a_tenth_of_a_nat_is_seen(gap, word):
-    found = verdicts_of(apart(gap), range(4), ["oracle"])["oracle"]
-    assert found[word] >= 3
+    found = verdicts_of(apart(gap), range(3), ["oracle"])["oracle"]
+    assert found[word] >= 2
     assert found[{"beats": "loses to", "loses to": "beats"}[word]] == 0
 
 
 @pytest.mark.parametrize("how", EQUAL)
 def test_no_gap_is_a_tie(how):
-    assert verdicts_of(EQUAL[how](), range(4), ["oracle"])["oracle"]["ties with"] >= 3
+    assert verdicts_of(EQUAL[how](), range(3), ["oracle"])["oracle"]["ties with"] >= 2
 
 
 @pytest.mark.slow

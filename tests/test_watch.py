@@ -239,7 +239,7 @@ def test_an_evaluator_beside_the_training_starts_and_stops_with_it(tmp_path):
     assert "held to the validation set" in (run / "report.html").read_text()
 
 
-@pytest.mark.parametrize("method", ["dialogue", "leakgan"])
+@pytest.mark.parametrize("method", [pytest.param("dialogue", marks=pytest.mark.slow), "leakgan"])
 def test_other_methods_and_their_discriminators_are_read(method, tmp_path):
     run = tmp_path / "run"
     assert main(["train", method, "--recipe", f"{method}-tiny", "--checkpoint.every", "2", "--out", str(run)]) == 0
