@@ -15,12 +15,28 @@ def an_idle_machine(monkeypatch):
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
 
 
+PLACES = [(figures.Picture, "svg"), (learning, "curves_figure"), (learning, "write_png")]
+DRAWING = [getattr(*place) for place in PLACES]
+STUBS = [
+    lambda picture: Markup('<svg aria-label="{}"></svg>').format(picture.label),
+    lambda *_: None,
+    lambda _, path: Path(path).touch(),
+]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def undrawn(request):
-    """Pages without their pictures, which are most of a tiny run's time; `DRAWN = True` in a module asks for them."""
+    """Pages without their pictures, which are most of a tiny run's time. `DRAWN = True` in a module asks for them, the
+    fixture `drawn` for one test.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        if not getattr(request.module, "DRAWN", False):
-            patch.setattr(figures.Picture, "svg", lambda self: Markup('<svg aria-label="{}"></svg>').format(self.label))
-            patch.setattr(learning, "curves_figure", lambda *_: None)
-            patch.setattr(learning, "write_png", lambda _, path: Path(path).touch())
+        for place, stub in zip(PLACES, STUBS, strict=True):
+            if not getattr(request.module, "DRAWN", False):
+                patch.setattr(*place, stub)
         yield
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    for place, drawing in zip(PLACES, DRAWING, strict=True):
+        monkeypatch.setattr(*place, drawing)

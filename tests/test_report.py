@@ -19,8 +19,6 @@ from seqforge.report.folder import read_log
 from seqforge.report.frontier import free_side, frontier_lines
 from seqforge.report.tables import show, side_by_side
 
-DRAWN = True  # see conftest.py
-
 TEMPERATURES = (0.7, 1.0, 1.3)
 
 
@@ -206,6 +204,7 @@ def test_a_whole_run_shows_its_numbers_in_reading_order(run):
     assert "Not in this report" not in page.text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_every_known_curve_has_a_described_picture_and_its_numbers(run):
     page = page_of(run)
     labels = [svg["aria-label"] for svg in page.all("svg")]
@@ -240,6 +239,7 @@ def test_ids_are_unique_and_every_reference_finds_its_own(run):
     assert {"".join(names) for names in used} <= set(ids)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_pictures_take_the_colours_of_the_page(run):
     """Else axes would be black on black in a dark window."""
     html = build(run).read_text(encoding="utf-8")
@@ -282,6 +282,7 @@ def test_a_log_cut_by_a_crash_is_read_to_its_last_whole_line(run):
     assert "8.7900 ± 0.0050" in text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_broken_line_in_the_middle_is_named_by_its_number(run):
     lines = (run / "log.jsonl").read_text(encoding="utf-8").split("\n")
     lines[4] = lines[4][:30]
@@ -315,6 +316,7 @@ def test_parts_that_are_missing_are_named(run):
     assert "scores.json is not valid JSON" in page_of(run).text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
     """In another process too, and under a matplotlibrc that would have it otherwise."""
     here = build(run).read_bytes()
@@ -355,6 +357,7 @@ def test_a_folder_that_is_no_run_is_refused_with_the_remedy(tmp_path):
         build(tmp_path)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_curves_png(run, tmp_path):
     path = curves_png(run, tmp_path / "pictures/curves.png")
     first = path.read_bytes()
@@ -365,6 +368,7 @@ def test_curves_png(run, tmp_path):
         curves_png(run, path)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_long_training_stays_a_small_page(run):
     names = [f"loss_{at}" for at in range(30)]
     steps = range(5000)
@@ -377,6 +381,7 @@ def test_a_long_training_stays_a_small_page(run):
     assert "loss_29 (train)" in text.split("Not in this report")[-1]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_one_record_of_each_kind_is_enough_for_every_picture(run, tmp_path):
     """A zero-width axis of steps, a phase without length, curves of one point: all happen in the first minute."""
     write_log(run, [evaluation(5, "mle", 9.0, 8.0), record(5, "adversarial", "train", d_loss=0.5)])
@@ -395,6 +400,7 @@ def test_a_label_stands_where_the_curve_is_not():
     assert free_side((0, 0), [(0, 0)]) == free_side((0, 0), [])  # temperatures that changed nothing
 
 
+@pytest.mark.usefixtures("drawn")
 def test_values_that_are_not_numbers_are_counted_not_drawn(run):
     losses = [1.0, float("nan"), None, True, 2.0]
     write_log(run, [record(s, "mle", "train", d_loss=loss, g_loss=None) for s, loss in enumerate(losses)])

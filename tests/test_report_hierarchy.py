@@ -10,8 +10,6 @@ from test_report import finished_run
 from seqforge.report import build
 from seqforge.report.hierarchy import alignment_table, checked, read_hierarchy, ticks
 
-DRAWN = True  # see conftest.py
-
 
 def sample(tokens):
     n = len(tokens)
@@ -37,6 +35,7 @@ def run(tmp_path):
     return finished_run(tmp_path / "run")
 
 
+@pytest.mark.usefixtures("drawn")
 def test_samples_are_drawn_with_their_tokens(run):
     tokens = ["a", "<b>man</b>", "風", "$x$", "extraordinarily-long"]
     page = page_of(run, {"step": 9, "step_size": 4, "samples": [sample(tokens), sample(["x"] * 50)]})
@@ -53,12 +52,14 @@ def test_samples_are_drawn_with_their_tokens(run):
     assert len(re.findall(r'\bid="([^"]+)"', page)) == len(set(re.findall(r'\bid="([^"]+)"', page)))
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_without_one_has_no_such_section(run):
     page = page_of(run)
     assert 'id="hierarchy"' not in page
     assert "hierarchy.json" not in page
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize(
     "content",
     [

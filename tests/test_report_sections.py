@@ -21,8 +21,6 @@ from seqforge.report.learning import GROUPS, levels
 from seqforge.report.neighbours import WIDEST, pieces
 from seqforge.training import METHODS
 
-DRAWN = True  # see conftest.py
-
 
 @pytest.fixture
 def run(tmp_path):
@@ -70,6 +68,7 @@ def test_a_discriminator_at_chance_or_saturated_is_called_so(run, interval, told
         assert (sentence in text) == (sentence == told)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_bin_of_real_sequences_alone_is_drawn(run):
     """Its share is 1, and Wilson's upper bound a rounding error below; no picture takes a negative length for that."""
     found = described()["calibration.json"]
@@ -86,6 +85,7 @@ def test_a_method_without_a_discriminator_is_named(run):
     assert 'id="discriminator"' not in (run / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_methods_named_as_without_one_are_those_whose_options_have_none():
     has = {name for name, (config, *_) in METHODS.items() if "discriminator" in {f.name for f in fields(config)}}
     assert METHODS.keys() - has == WITHOUT.keys()
@@ -107,6 +107,7 @@ def test_lengths_and_ngrams_show_their_numbers(run):
     assert "All have" not in page.text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_sequences_of_one_length_need_no_picture_of_it(run):
     found = described()["distributions.json"]
     found["lengths"] |= {"edges": [20, 21], "counts": {"held-out data": [100], "final": [100]}}
@@ -151,6 +152,7 @@ def test_a_file_that_is_not_what_it_should_be_is_named_and_the_rest_stands(run, 
     assert "8.7900 ± 0.0050" in page.text
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("name", described())
 def test_a_figure_that_is_not_finite_is_refused(run, name):
     write(run, name, re.sub(r": ([0-9.]+)([,}\]])", r": NaN\2", json.dumps(described()[name])))
@@ -268,6 +270,7 @@ def test_a_run_of_another_version_is_called_so(run):
     assert "which made this run" not in page_of(run).text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_with_one_generator_has_no_verdict_and_says_what_would_make_one(run):
     scores = scores_json()
     write(run, "scores.json", {**scores, "generators": scores["generators"][1:], "verdict": None})
@@ -325,6 +328,7 @@ def test_the_gap_at_equal_diversity_is_a_row_a_pair_of_groups(tmp_path):
     assert "seqgan its MLE −0.190 ± 0.000 – 1, 2" in text
 
 
+@pytest.mark.usefixtures("drawn")
 def test_runs_of_different_data_are_shown_one_by_one_and_the_reason_is_told(tmp_path):
     a, b = seeded(tmp_path, "a", 1), seeded(tmp_path, "b", 2)
     write(b, "scores.json", (a / "scores.json").read_text().replace("|v:0.1", "|data:other|v:0.1"))
@@ -353,6 +357,7 @@ def test_a_run_that_is_not_scored_yet_is_shown_beside_those_that_are(tmp_path):
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("drawn")
 def test_png_writes_each_picture_of_the_page_once(run, tmp_path, capsys):
     assert main(["report", str(run), "--png", str(tmp_path / "pictures")]) == 0
     files = sorted((tmp_path / "pictures").iterdir())
