@@ -282,7 +282,6 @@ def test_a_log_cut_by_a_crash_is_read_to_its_last_whole_line(run):
     assert "8.7900 ± 0.0050" in text
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_broken_line_in_the_middle_is_named_by_its_number(run):
     lines = (run / "log.jsonl").read_text(encoding="utf-8").split("\n")
     lines[4] = lines[4][:30]

@@ -52,14 +52,12 @@ def test_samples_are_drawn_with_their_tokens(run):
     assert len(re.findall(r'\bid="([^"]+)"', page)) == len(set(re.findall(r'\bid="([^"]+)"', page)))
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_run_without_one_has_no_such_section(run):
     page = page_of(run)
     assert 'id="hierarchy"' not in page
     assert "hierarchy.json" not in page
 
 
-@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize(
     "content",
     [

@@ -85,7 +85,6 @@ def test_a_method_without_a_discriminator_is_named(run):
     assert 'id="discriminator"' not in (run / "report.html").read_text()
 
 
-@pytest.mark.usefixtures("drawn")
 def test_the_methods_named_as_without_one_are_those_whose_options_have_none():
     has = {name for name, (config, *_) in METHODS.items() if "discriminator" in {f.name for f in fields(config)}}
     assert METHODS.keys() - has == WITHOUT.keys()
@@ -152,7 +151,6 @@ def test_a_file_that_is_not_what_it_should_be_is_named_and_the_rest_stands(run, 
     assert "8.7900 ± 0.0050" in page.text
 
 
-@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("name", described())
 def test_a_figure_that_is_not_finite_is_refused(run, name):
     write(run, name, re.sub(r": ([0-9.]+)([,}\]])", r": NaN\2", json.dumps(described()[name])))
@@ -270,7 +268,6 @@ def test_a_run_of_another_version_is_called_so(run):
     assert "which made this run" not in page_of(run).text
 
 
-@pytest.mark.usefixtures("drawn")
 def test_a_run_with_one_generator_has_no_verdict_and_says_what_would_make_one(run):
     scores = scores_json()
     write(run, "scores.json", {**scores, "generators": scores["generators"][1:], "verdict": None})
@@ -328,7 +325,6 @@ def test_the_gap_at_equal_diversity_is_a_row_a_pair_of_groups(tmp_path):
     assert "seqgan its MLE −0.190 ± 0.000 – 1, 2" in text
 
 
-@pytest.mark.usefixtures("drawn")
 def test_runs_of_different_data_are_shown_one_by_one_and_the_reason_is_told(tmp_path):
     a, b = seeded(tmp_path, "a", 1), seeded(tmp_path, "b", 2)
     write(b, "scores.json", (a / "scores.json").read_text().replace("|v:0.1", "|data:other|v:0.1"))
