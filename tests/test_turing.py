@@ -1,6 +1,7 @@
 """`seqforge turing`: what is dealt, the file of answers, the server over a socket, a judge in a browser, the report."""
 
 import collections
+import functools
 import http.client
 import json
 import os
@@ -418,7 +419,11 @@ def test_a_port_in_use_is_named(copy, capsys):
 def process(run, *more):
     """`seqforge turing` as a process, and its port; killed at the end."""
     argv = [sys.executable, "-m", "seqforge.cli", "turing", str(run), "--n", "8", "--port", "0", "--no-browser", *more]
-    started = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    pipe = {"stdout": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[1]}
+    heard = functools.partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # tests in the background do not hear Ctrl-C
+    started = subprocess.Popen(argv, preexec_fn=heard, **pipe)
     try:
         lines = iter(started.stdout.readline, "")
         port = next(int(m[1]) for line in lines if (m := re.search(r"http://127\.0\.0\.1:(\d+)/", line)))
