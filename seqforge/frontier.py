@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -80,27 +81,30 @@ def frontier(points: Points, grid: int = 400) -> Curve:
     best = sorted(best_points(points).items())
     if not best:
         return Curve(*(np.array([]) for _ in range(4)))
-    knots, values = np.log([t for t, _ in best]), np.array([p for _, p in best])  # (K,), (K,4)
-    at = np.union1d(knots, np.linspace(knots[0], knots[-1], grid))
-    x, y = (_cubic(knots, values[:, k], at) for k in (0, 1))
+    values = np.array([p for _, p in best])  # (K,4)
+    knots, at, weights = _cubic(tuple(t for t, _ in best), grid)
+    x, y = (weights @ values[:, :2]).T
     order = np.lexsort((y, x))  # by rising x, only what lowers y
     lowest = np.minimum.accumulate(y[order])
     keep = order[np.concatenate([[True], lowest[1:] < lowest[:-1]])]
     return Curve(x[keep], y[keep], *(np.interp(at[keep], knots, values[:, k]) for k in (2, 3)))
 
 
-def _cubic(knots: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Lagrange interpolation through the (up to) four knots around each place."""
+@lru_cache(256)
+def _cubic(temperatures: tuple[float, ...], grid: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log temperatures (K,), places between them (G,), and the weights (G,K) that K values have at each place: Lagrange
+    interpolation through the (up to) four around it.
+    """
+    knots = np.log(temperatures)
+    at = np.union1d(knots, np.linspace(knots[0], knots[-1], grid))
     width = min(4, len(knots))
     first = np.clip(np.searchsorted(knots, at) - width // 2, 0, len(knots) - width)
-    out = np.zeros_like(at)
+    weights = np.zeros((len(at), len(knots)))
     for k in range(width):
-        term = values[first + k].astype(float)
-        for j in range(width):
-            if j != k:
-                term = term * (at - knots[first + j]) / (knots[first + k] - knots[first + j])
-        out += term
-    return out
+        others = [first + j for j in range(width) if j != k]
+        terms = [(at - knots[j]) / (knots[first + k] - knots[j]) for j in others]
+        weights[np.arange(len(at)), first + k] = np.prod(terms, axis=0) if terms else 1.0
+    return knots, at, weights
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,10 @@ def test_stages_one_by_one_end_where_one_run_ends(run, tmp_path):
 STAGE_BEFORE = "pretrain-discriminator"
 
 
-@pytest.mark.parametrize("reward", ["constant", "random", "shuffled", "frozen"])
+SLOW = [pytest.param(reward, marks=pytest.mark.slow) for reward in ("random", "frozen")]
+
+
+@pytest.mark.parametrize("reward", ["constant", "shuffled", *SLOW])
 def test_null_controls(reward, run, tmp_path):
     more = ["--reward", reward, "--rounds", "2", "--rollouts", "0", "--baseline", "none", "--adversary", "reward"]
     assert main([*TINY, "--from", str(run), *more, "--out", str(tmp_path / "run")]) == 0

@@ -124,8 +124,8 @@ class Handler(BaseHTTPRequestHandler):
         stop = min(x for x in (mood.cut, mood.hang, len(rest)) if x is not None)
         if mood.chunked:
             self.wfile.write(f"{len(rest):x}\r\n".encode())
+        self.server.sent.append(stop)  # first: a client that has all may look at once
         self.wfile.write(rest[:stop])
-        self.server.sent.append(stop)
         if mood.chunked and stop == len(rest):
             self.wfile.write(b"\r\n0\r\n\r\n")
         if mood.hang is not None:

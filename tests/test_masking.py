@@ -226,7 +226,11 @@ def trained(method: str, config, folder: Path, garbage: bool) -> dict:
     }
 
 
-CASES = [(m, i) for m in training.METHODS for i in range(len(TINY.get(m, [None])))]
+CASES = [
+    pytest.param(method, i, marks=[pytest.mark.slow] if i else [])
+    for method in training.METHODS
+    for i in range(len(TINY.get(method, [None])))
+]
 
 
 @pytest.mark.parametrize(("method", "which"), CASES)

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 from test_seeds import Done
+from test_sweep import in_this_process
 
-from seqforge import seeds
+from seqforge import seeds, sweep
 from seqforge.cli import main
 from seqforge.turing_server import Server
 
@@ -45,11 +46,13 @@ def test_the_python_example_runs_as_it_stands(elsewhere, capsys):
 SMALL = "--mle.epochs=1 --rounds=1 --d_pretrain=1 --d_samples=32 --rollouts=2 --batch=8 --evaluate.samples=64"
 TURING = "--n 4 --port 0 --no-browser"  # of the six test sequences there are
 SWEEP = "--variants whole --seeds 1 --rounds 1 --steps 1 --batch 8 --evaluate.samples 64 --monitor.samples 8"
+SWEEP += " --generator.hidden 8 --generator.trainable 8 --discriminator.hidden 8"
 SWEEP += " --counterpart.epochs 0 --data.train_size 400 --data.valid_size 100 --data.test_size 100"
 
 
 def test_every_command_runs(elsewhere, capsys, monkeypatch):
     monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(Popen=Done))
+    monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(run=in_this_process, DEVNULL=None))
     monkeypatch.setattr(Server, "serve_forever", lambda self: None)
     for name, shift in (("mine", 0), ("test", 1), ("samples", 2)):
         nouns, verbs = ["man", "dog", "bird", "horse"], ["sees", "follows", "likes"]

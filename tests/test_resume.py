@@ -41,7 +41,7 @@ SCENES = {
     "mle_search": ["mle_search", "--recipe", "mle-search-tiny"],
     "leakgan": ["leakgan", "--recipe", "leakgan-tiny", "--generator.dropout", "0.3", "--mle.patience", "1"],
     "transformer": ["seqgan", *TINY, "--generator.kind", "transformer", "--rollout_lag", "0.5"],
-    "dialogue": ["dialogue", "--recipe", "dialogue-tiny", "--data.train_size", "200", "--checkpoint.seconds", "0"],
+    "dialogue": ["dialogue", "--recipe", "dialogue-tiny", "--data.train_size", "100", "--checkpoint.seconds", "0"],
     "mle": [
         *["mle", "--checkpoint.seconds", "0", "--data.vocab_size", "20", "--data.max_length", "6"],
         *["--data.train_size", "256", "--data.valid_size", "64", "--data.test_size", "64", "--generator.hidden", "8"],
@@ -155,14 +155,14 @@ def places(scene: str, name: str, fast: str, slow: str = "") -> list:
 PLACES = [
     *places("discriminator", "log", "6", "3 9 11 13 15"),
     *places("discriminator", "checkpoint", "10", "1 4 6 8"),
-    *places("shuffled", "log", "8", "12"),
+    *places("shuffled", "log", "", "8 12"),
     *places("random", "log", "", "7 9"),
-    *places("frozen", "log", "11", "9"),
+    *places("frozen", "log", "", "9 11"),
     *places("constant", "log", "7", "4 9"),
     *places("phases", "log", "", "9 12"),
-    *places("phases", "checkpoint", "2", "1"),
+    *places("phases", "checkpoint", "", "1 2"),
     *places("leakgan", "log", "12", "3 5 9 15"),
-    *places("leakgan", "checkpoint", "4", "2 6"),
+    *places("leakgan", "checkpoint", "", "2 4 6"),
     *places("scratchgan", "log", "6", "2 4"),
     *places("fixed mediator", "log", "9", "3 4 5 7"),
     *places("fixed mediator", "checkpoint", "", "2 4 6"),
@@ -170,11 +170,11 @@ PLACES = [
     *places("distillation", "checkpoint", "", "2 6"),
     *places("mle_search", "log", "11", "3 5 7 14 18"),
     *places("mle_search", "checkpoint", "", "2 4 5 9"),
-    *places("transformer", "log", "13", "3"),
+    *places("transformer", "log", "", "3 13"),
     *places("dialogue", "log", "9", "3 13"),
     *places("dialogue", "checkpoint", "", "2 6"),
     *places("mle", "log", "", "4 8"),
-    *places("mle", "checkpoint", "5", "2"),
+    *places("mle", "checkpoint", "", "2 5"),
 ]
 
 

@@ -31,6 +31,7 @@ def test_every_variant_is_run_with_every_seed_once(plan, tmp_path, capsys, monke
     out = tmp_path / "out"
     command = ["sweep", plan, "--out", str(out), "--at-once", "2", "--rounds", "1"]
     assert main([*command, "--seeds", "1"]) == 0
+    monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(run=in_this_process, DEVNULL=None))
     assert main(command) == 0
     said = capsys.readouterr().out
     assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["end-1", "end-2", "whole-1", "whole-2"]

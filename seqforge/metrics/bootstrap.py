@@ -1,6 +1,6 @@
 """95 % intervals by resampling sequences (Efron 1979), for any figure of a set of sequences."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -9,23 +9,24 @@ LEVEL = 95.0
 
 def of_mean(values: np.ndarray, seed: int, resamples: int = 1000) -> tuple[float, float, float]:
     """values (N,), one a sequence -> standard error of their mean, and its interval's two ends."""
-    n = len(values)
-    rng = np.random.default_rng(seed)
-    means = np.array([values[rng.integers(n, size=n)].mean() for _ in range(resamples)])
+    means = np.concatenate([values[rows].mean(1) for rows in _redrawn(len(values), resamples, seed)])
     low, high = np.percentile(means, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
     return float(means.std(ddof=1)), float(low), float(high)
 
 
 def of_ratio(total: np.ndarray, count: np.ndarray, seed: int, resamples: int = 1000) -> tuple[float, float, float]:
     """As `of_mean`, of sum(total) / sum(count): a mean over tokens, with sequences as the units. Both (N,)."""
-    n = len(total)
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(resamples):
-        rows = rng.integers(n, size=n)
-        found.append(total[rows].sum() / count[rows].sum())
+    blocks = _redrawn(len(total), resamples, seed)
+    found = np.concatenate([total[rows].sum(1) / count[rows].sum(1) for rows in blocks])
     low, high = np.percentile(found, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
-    return float(np.std(found, ddof=1)), float(low), float(high)
+    return float(found.std(ddof=1)), float(low), float(high)
+
+
+def _redrawn(n: int, resamples: int, seed: int, most: int = 250_000) -> Iterator[np.ndarray]:
+    """Rows drawn with replacement, one resample a line, (k,n) with k n at most `most` where n is: blocks for speed."""
+    rng, step = np.random.default_rng(seed), max(1, most // n)
+    for start in range(0, resamples, step):
+        yield rng.integers(n, size=(min(step, resamples - start), n))
 
 
 def centred(

@@ -6,7 +6,6 @@ sequences and on the clustering: compare values with one signature only, from th
 
 import numpy as np
 from scipy import sparse
-from scipy.integrate import trapezoid
 from scipy.special import rel_entr
 
 from seqforge.metrics.bootstrap import centred
@@ -33,7 +32,7 @@ def mauve_of_histograms(p: np.ndarray, q: np.ndarray, scaling: float = SCALING, 
     mixed = w * p + (1 - w) * q  # (points,K)
     x = np.exp(-scaling * rel_entr(q, mixed).sum(1))  # falls from about 1 as w grows
     y = np.exp(-scaling * rel_entr(p, mixed).sum(1))
-    return float(-trapezoid(np.r_[0, y, 1], np.r_[1, x, 0]))
+    return float(-np.trapezoid(np.r_[0, y, 1], np.r_[1, x, 0]))
 
 
 def unit_components(features: np.ndarray, variance: float = VARIANCE) -> np.ndarray:
