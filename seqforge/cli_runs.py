@@ -167,14 +167,13 @@ def evaluate_(argv: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: one with --watch, else torch's choice")
     args = parser.parse_args(argv)
     _check_watch(args)
-    if args.threads or args.watch:
-        torch.set_num_threads(args.threads or 1)
     if args.watch:
+        torch.set_num_threads(args.threads or 1)
         return _watch(args)
     stored = build(RunConfig, evaluate.read_config(args.run))
     config = dataclasses.replace(stored.evaluate, **_given(args))
     evaluate.find_checkpoint(args.run)  # says at once where there is nothing to score
-    stored = settle(stored)
+    stored = settle(dataclasses.replace(stored, threads=args.threads))  # not the training's
     result = evaluate.evaluate(args.run, corpora.load(stored.data).to(stored.device), config)
     if (args.run / "report.html").is_file():
         write_report(args.run)

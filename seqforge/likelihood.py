@@ -173,7 +173,7 @@ def _nlls(
     if not isinstance(generator, HeadedGenerator):
         return torch.stack([-log_probs(generator, ids, lengths, t, context) for t in temperatures])
     hidden, real = _hidden_within(generator, ids, lengths, context)
-    found = [head_log_probs(generator.head, hidden, ids[real], t) for t in temperatures]
+    found = head_log_probs(generator.head, hidden, ids[real], temperatures)
     return torch.stack([-logp.new_zeros(ids.shape).masked_scatter(real, logp) for logp in found])
 
 

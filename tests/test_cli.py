@@ -376,6 +376,15 @@ def test_evaluate_again_gives_the_same(run, capsys):
     assert all(word in table for word in ("pre-trained", "final", "the oracle itself", "nll_oracle", "nats per token"))
 
 
+def test_the_threads_of_an_evaluation_are_its_own(run, capsys):
+    """The run's, of which there may have been one, stood in place of those asked for."""
+    assert yaml.safe_load((run / "config.yaml").read_text())["threads"] == 1
+    printed(["evaluate", str(run), "--threads", "2"], capsys)
+    used = torch.get_num_threads()
+    torch.set_num_threads(1)
+    assert used == 2
+
+
 def test_evaluate_with_other_settings_signs_them(run, tmp_path, capsys):
     import shutil
 

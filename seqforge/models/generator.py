@@ -149,12 +149,19 @@ def head_weighted_nll(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: 
 
 
 @torch.no_grad()
-def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
-    """log p(target) of the shape of `targets`, logits divided by the temperature; no gradient."""
-    bias = head.bias if head.bias is not None else head.weight.new_zeros(head.weight.shape[0])
-    flat, kernel = hidden.detach().flatten(0, -2) / temperature, head.weight.detach()
-    _, logp = _WeightedNLL.apply(flat, kernel, bias.detach() / temperature, targets.flatten(), flat[:, 0] * 0)
-    return logp.view(targets.shape)
+def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor, temperatures: Sequence[float] = (1.0,)) -> Tensor:
+    """log p(target) (K,N) of hidden vectors (N,H) and targets (N,), logits divided by each of the K temperatures; no
+    gradient. The logits of a chunk of rows are made once for all.
+    """
+    rows = rows_of_chunk(head.weight) if hidden.device.type == "cpu" else 4096
+    found = _full(hidden.new_empty(len(temperatures), len(hidden)))
+    for lo in range(0, len(hidden), rows):
+        part = slice(lo, lo + rows)
+        logits, at = _full(head(hidden[part])), targets[part, None]
+        for k, temperature in enumerate(temperatures):
+            scaled = logits if temperature == 1.0 else logits / temperature
+            found[k, part] = torch.log_softmax(scaled, dim=-1).gather(1, at).squeeze(1)
+    return found
 
 
 class _WeightedDivergence(torch.autograd.Function):
