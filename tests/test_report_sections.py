@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from test_report import Page, described, finished_run, log_records, page_of, record, score, scores_json, write_log
 
 from seqforge import __version__
@@ -16,7 +18,7 @@ from seqforge.frontier import AXES
 from seqforge.report import build, build_many, pictures_png
 from seqforge.report.curves import read_curves
 from seqforge.report.discriminator import WITHOUT
-from seqforge.report.frontier import frontier_lines
+from seqforge.report.frontier import Line, Point, frontier_lines, label_temperatures
 from seqforge.report.learning import GROUPS, levels
 from seqforge.report.neighbours import WIDEST, pieces
 from seqforge.training import METHODS
@@ -378,3 +380,24 @@ def test_png_is_refused_where_it_would_do_nothing(run, tmp_path, capsys):
     (tmp_path / "bare/config.yaml").write_text("method: mle\n")
     with pytest.raises(ValueError, match="nothing to draw yet"):
         pictures_png(tmp_path / "bare", tmp_path / "x")
+
+
+def test_labels_of_curves_that_lie_close_cover_neither_one_another_nor_a_point():
+    figure = Figure((2.4, 2.4), dpi=100)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
+    heats = [1.25, 1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5]
+    lines = [
+        Line(name, [Point(t, 8 + (k + by) ** 2 / 9, None, 9 - k / 3, None) for k, t in enumerate(heats)])
+        for name, by in (("mle", 0.0), ("final", 0.15))
+    ]
+    for line in lines:
+        axes.plot([p.x for p in line.points], [p.y for p in line.points], "o")
+    label_temperatures(axes, lines, ["blue", "red"])
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert {"1.25", "1", "0.5"} <= {text.get_text() for text in axes.texts}
+    assert 6 < len(boxes) < 16
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    spots = [axes.transData.transform((p.x, p.y)) for line in lines for p in line.points]
+    assert not any(box.contains(*spot) for box in boxes for spot in spots)

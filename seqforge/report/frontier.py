@@ -188,8 +188,8 @@ def draw_frontier(kind: Axes, lines: list[Line], figure: Figure, palette: Palett
         draw_line(axes, line, places[line.kind], names[line.kind] if first else None, palette)
     axes.margins(0.1)
     axes.locator_params(nbins=7)
-    for line in lines if len(lines) <= MOST_NAMED else ():
-        label_temperatures(axes, line, palette.series[places[line.kind] % len(palette.series)])
+    if len(lines) <= MOST_NAMED:
+        label_temperatures(axes, lines, [palette.series[places[x.kind] % len(palette.series)] for x in lines])
     axes.set_xlabel(X_LABELS[kind.diversity], color=palette.ink)
     axes.set_ylabel(Y_LABELS[kind.quality], color=palette.ink)
     name_series(axes, palette, 3 if legend_rows(names) == 1 else 1)
@@ -204,14 +204,34 @@ def draw_line(axes: Plot, line: Line, at: int, label: str | None, palette: Palet
     axes.errorbar(x, y, yerr, xerr, color=color, marker=marker, markersize=5, elinewidth=0.9, label=label)
 
 
-def label_temperatures(axes: Plot, line: Line, color: str) -> None:
-    """Each label stands on the side that the curve leaves free; this needs the final limits of the axes."""
-    corners = axes.transData.transform([(point.x, point.y) for point in line.points])
-    for at, point in enumerate(line.points):
-        neighbours = [corners[near] for near in (at - 1, at + 1) if 0 <= near < len(corners)]
-        x, y = free_side(corners[at], neighbours)
-        place = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8, "color": color}
-        axes.annotate(f"{point.temperature:g}", (point.x, point.y), (12 * x, 9 * y), **place)
+def label_temperatures(axes: Plot, lines: list[Line], colors: list[str]) -> None:
+    """Each label stands on the side that its curve leaves free, or across where something stands there already; it is
+    left out where both are taken. The ends of the curves come first, then temperature 1.
+    """
+    axes.autoscale_view()  # else the limits are set when the picture is drawn
+    to_points = 72 / axes.figure.dpi
+    corners = [axes.transData.transform([(p.x, p.y) for p in line.points]) * to_points for line in lines]
+    points, labels = [tuple(xy) for line in corners for xy in line], []
+    every = [(i, k, p.temperature) for i, line in enumerate(lines) for k, p in enumerate(line.points)]
+    every.sort(key=lambda e: (0 < e[1] < len(corners[e[0]]) - 1, e[2] != 1.0))
+    for i, k, temperature in every:
+        here = corners[i][k]
+        neighbours = [corners[i][near] for near in (k - 1, k + 1) if 0 <= near < len(corners[i])]
+        x, y = free_side(here, neighbours)
+        for side in (1, -1):
+            at = (here[0] + 12 * side * x, here[1] + 9 * side * y)
+            others = [xy for xy in points if xy != tuple(here)]
+            if _clear(at, others, 9.0, 7.0) and _clear(at, labels, 15.0, 8.5):
+                place = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8}
+                point, offset = lines[i].points[k], (12 * side * x, 9 * side * y)
+                axes.annotate(f"{temperature:g}", (point.x, point.y), offset, color=colors[i], **place)
+                labels.append(at)
+                break
+
+
+def _clear(at: tuple[float, float], others: Sequence[tuple[float, ...]], width: float, height: float) -> bool:
+    """Whether none of the others lies in the box of that half-width and half-height."""
+    return all(abs(at[0] - x) > width or abs(at[1] - y) > height for x, y in others)
 
 
 def free_side(here: Sequence[float], neighbours: list[Sequence[float]]) -> tuple[float, float]:
