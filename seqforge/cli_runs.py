@@ -32,7 +32,7 @@ from seqforge.tables import (
     print_controls,
     print_scores,
 )
-from seqforge.training import write_report
+from seqforge.training import default_options, write_report
 
 
 def generate_(argv: list[str]) -> int:
@@ -272,7 +272,7 @@ def compare_(argv: list[str]) -> int:
     if not args.runs:
         raise ValueError("compare: no runs; give run folders, or --controls RUN")
     runs = [run for folder in args.runs for run in runs_of(folder)]
-    found = compare.compare(runs)
+    found = compare.compare(runs, default_options)
     if args.plot:
         from seqforge import report
 
@@ -311,7 +311,7 @@ FORMATS: dict[str, Callable[[dict, Callable[[dict], list]], str]] = {
 
 def show_comparison(runs: list[Path]) -> None:
     """The table of several runs."""
-    print_comparison(compare.compare(runs))
+    print_comparison(compare.compare(runs, default_options))
 
 
 def export_(argv: list[str]) -> int:

@@ -6,7 +6,7 @@ generator over its temperatures lies against another's (Caccia et al., arXiv 181
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -48,11 +48,20 @@ def settings_of(config: dict, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def group_of(config: dict, first: dict[str, dict]) -> str:
-    """What a run is called in a table: its method and reward, and what else sets it apart from the first so called."""
+Defaults = Callable[[str], dict]  # method -> its options where none is given, as config.yaml would have them
+
+
+def group_of(config: dict, first: dict[str, dict], defaults: Defaults = lambda _: {}) -> str:
+    """What a run is called in a table: its method and reward, and what else sets it apart from the first so called.
+
+    An option that one of the two does not have yet, made before there was one, stands at its default there.
+    """
     reward = config.get("reward")
     name = f"{config['method']}, {reward} reward" if reward else str(config["method"])
     mine, theirs = settings_of(config), first.setdefault(name, settings_of(config))
+    if mine.keys() != theirs.keys():
+        given = settings_of(defaults(config["method"]))
+        mine, theirs = given | mine, given | theirs
     apart = [f"{k} {mine.get(k)}" for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
     return f"{name} ({', '.join(apart)})" if apart else name
 
@@ -72,7 +81,7 @@ def difference(mine: set[str], theirs: set[str]) -> tuple[str, str]:
     return (ours[0], lacks) if ours else (lacks, others[0])
 
 
-def compare(runs: Sequence[Path]) -> dict:
+def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
     """Per group of runs: each score at temperature 1, and the gaps to the group's own pre-trained generators; the
     gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds,
     on the most telling frontier that all have.
@@ -98,7 +107,7 @@ def compare(runs: Sequence[Path]) -> dict:
                 f"{reference[0]} and {run} cannot be compared: {a} against {b}; take runs of the same data, and score "
                 f"them alike by: seqforge evaluate {run}, with --samples, --temperatures, --metrics as of the other"
             )
-        name = group_of(config, first)
+        name = group_of(config, first, defaults)
         group = groups.setdefault(name, {})
         if config["seed"] in group:
             raise ValueError(f"{run}: a second run of {name} with seed {config['seed']}")

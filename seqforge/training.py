@@ -90,6 +90,12 @@ class Interrupted(Exception):
     """Ctrl-C while it trained; the run can go on."""
 
 
+def default_options(method: str) -> dict[str, Any]:
+    """A method's options where none is given, as config.yaml would have them; nothing of a method unknown here."""
+    configs = [RunConfig(), METHODS[method][0]()] if method in METHODS else []
+    return {k: v for config in configs for k, v in dataclasses.asdict(config).items()}
+
+
 def train(
     method: str,
     config: RunConfig,

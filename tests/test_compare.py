@@ -14,6 +14,7 @@ from seqforge.compare import compare, difference, group_of, paired_p, ranks, rea
 from seqforge.evaluate import EvaluateConfig
 from seqforge.frontier import ORACLE, best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
 from seqforge.tables import as_latex, as_markdown, comparison_tables
+from seqforge.training import default_options
 from seqforge.verdict import Judgement
 
 
@@ -199,6 +200,18 @@ def test_runs_of_other_settings_are_other_groups_named_by_the_difference(tmp_pat
     assert group_of({**first, "seed": 2, "threads": 1, "from": "x"}, seen) == "seqgan, discriminator reward"
     other = {**first, "rounds": 100, "mle": {"epochs": 6}}
     assert group_of(other, seen) == "seqgan, discriminator reward (mle.epochs 6, rounds 100)"
+
+
+def test_an_option_that_an_older_run_did_not_have_stands_at_its_default():
+    """Seeds made before and after an option came to be were two experiments."""
+    old = {"method": "cot", "mediator": {"hidden": 64}}
+    new = {"method": "cot", "seed": 4, "mediator": {"hidden": 64, "kind": "lstm"}}
+    other = {"method": "cot", "mediator": {"hidden": 64, "kind": "transformer"}}
+    for runs in ((old, new, other), (new, old, other)):
+        seen: dict = {}
+        found = [group_of(run, seen, default_options) for run in runs]
+        assert found == ["cot", "cot", "cot (mediator.kind transformer)"]
+    assert default_options("newgan") == {}
 
 
 def test_a_run_without_reward_is_called_by_its_method(tmp_path):
