@@ -14,7 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from seqforge.models.generator import CACHE_FLOATS, Context, Generator, HeadedGenerator, State
+from seqforge.models.generator import (
+    CACHE_FLOATS,
+    Context,
+    Generator,
+    HeadedGenerator,
+    State,
+    head_logits,
+    unscaled_softmax,
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,11 @@ def draw(p: Tensor, u: Tensor) -> Tensor:
     torch.multinomial some twenty times slower. p need not be normalised. Running sums are in double precision, so that
     a token of probability 0 is never drawn.
     """
+    return _draw_and_total(p, u)[0]
+
+
+def _draw_and_total(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """`draw`, and the sums of p (B,) in double precision."""
     v, width = p.shape[1], _block_width(p.shape[1])
     main = v // width * width
     blocks = p[:, :main].unflatten(1, (-1, width)).sum(-1)
@@ -122,7 +135,7 @@ def draw(p: Tensor, u: Tensor) -> Tensor:
         inside = inside.masked_fill(at >= v, 0.0)
     inner = inside.cumsum(1, dtype=torch.float64)  # (B,width)
     offset = torch.minimum(offset.clamp_min(0.0), inner[:, -1:] * (1 - 1e-12))  # the block's sum was rounded
-    return (block * width + torch.searchsorted(inner, offset, right=True)).squeeze(1)
+    return (block * width + torch.searchsorted(inner, offset, right=True)).squeeze(1), running[:, -1]
 
 
 @functools.cache
@@ -137,7 +150,7 @@ def chunk_rows(generator: Generator, device: torch.device) -> int:
     """Rows that advance together. Small steps cost their calls, so many; all their logits at once only on a GPU."""
     if device.type != "cpu":
         return min(max(16, 256_000_000 // generator.vocab_size), 8192)
-    return cache_rows(generator.vocab_size, device) * (32 if isinstance(generator, HeadedGenerator) else 1)
+    return cache_rows(generator.vocab_size, device) * (16 if isinstance(generator, HeadedGenerator) else 1)
 
 
 def cache_rows(vocab_size: int, device: torch.device) -> int:
@@ -212,23 +225,27 @@ def _draw_next(
     """
     width = head.out_features if head is not None else output.shape[1]
     rows = cache_rows(width, output.device)
+    logits_of = output.__getitem__ if head is None else head_logits(head, output, rows)
     tokens, chosen = [], []
     for lo in range(0, len(output), rows):
-        part, noise = output[lo : lo + rows], u[lo : lo + rows]
-        logits = part if head is None else head(part)
+        part = slice(lo, lo + rows)
+        logits = logits_of(part)
         if end is not None and early is not None:
             logits = logits.clone()
-            logits[:, end] = logits[:, end].masked_fill(early[lo : lo + rows], -torch.inf)
+            logits[:, end] = logits[:, end].masked_fill(early[part], -torch.inf)
         if filter == GREEDY:  # nothing is drawn
             best = logits.argmax(1)
             tokens.append(best)
             chosen.append(torch.ones_like(logits[:, 0]))
             continue
-        p = filter.probabilities(logits)
-        token = draw(p, noise)
+        if filter == PLAIN and head is not None:
+            p, _ = unscaled_softmax(logits, lambda part=part: logits_of(part))
+        else:
+            p = filter.probabilities(logits)
+        token, total = _draw_and_total(p, u[part])
         tokens.append(token)
-        chosen.append(p.gather(1, token[:, None]).squeeze(1))
-    return torch.cat(tokens), torch.cat(chosen).log()
+        chosen.append(p.gather(1, token[:, None]).squeeze(1) / total.to(p.dtype))
+    return torch.cat(tokens), torch.cat(chosen).log().float()
 
 
 @torch.no_grad()

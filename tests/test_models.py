@@ -8,7 +8,7 @@ from torch import nn
 from worlds import far, gradients, plain_log_probs, rng, tiny
 
 from seqforge.likelihood import sequence_nll
-from seqforge.models.generator import Generator, HeadedGenerator, head_weighted_nll, log_softmax_at
+from seqforge.models.generator import Generator, HeadedGenerator, head_log_probs, head_weighted_nll, log_softmax_at
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.sampling import sample, uniform
 
@@ -168,6 +168,39 @@ def test_the_fused_head_equals_cross_entropy():
     truth = torch.autograd.grad(-(weight * plain).sum(), [hidden, head.weight, head.bias])
     for got, exact in zip(torch.autograd.grad(loss, [hidden, head.weight, head.bias]), truth, strict=True):
         assert close(got, exact)
+
+
+@pytest.mark.parametrize("shift", [0.0, 60.0, 150.0, -150.0])
+def test_logits_whose_exponentials_leave_float32_give_the_same_probabilities(shift):
+    """The head skips the shift by the maximum where it may. 300 rows are more than one chunk, the last one ragged."""
+    head = nn.Linear(6, 7000)
+    hidden = torch.randn(300, 6, generator=rng(13))
+    hidden[:2] *= 100  # beyond exp in any case: ever one chunk of the two is done anew
+    hidden.requires_grad_()
+    with torch.no_grad():
+        head.bias += shift
+    targets, weight = torch.randint(7000, (300,), generator=rng(14)), torch.randn(300, generator=rng(15))
+    exact = torch.log_softmax(head.double()(hidden.double()), -1).gather(-1, targets[:, None]).squeeze(-1)
+    truth = torch.autograd.grad(-(weight * exact).sum(), [hidden, head.weight, head.bias])
+    loss, logp = head_weighted_nll(head.float(), hidden, targets, weight)
+    assert torch.allclose(logp.double(), exact, atol=1e-4, rtol=1e-5)
+    for got, wanted in zip(torch.autograd.grad(loss, [hidden, head.weight, head.bias]), truth, strict=True):
+        assert float((got - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
+    scored = head_log_probs(head, hidden.detach(), targets, (1.0, 0.5))
+    assert torch.allclose(scored[0].double(), exact, atol=1e-4, rtol=1e-5)
+    assert bool(scored.isfinite().all())
+
+
+def test_logits_whose_exponentials_leave_float32_give_the_same_samples():
+    generator = tiny(3, vocab=7000, hidden=6, dtype=torch.float32)
+    noise = uniform((300, T), rng(16))
+    plain = sample(generator, noise)
+    with torch.no_grad():
+        generator.head.bias += 150.0
+    shifted = sample(generator, noise)
+    assert float((plain.ids != shifted.ids).float().mean()) < 0.01  # a rounding may pass a draw's edge
+    same = (plain.ids == shifted.ids).all(1)
+    assert torch.allclose(plain.logp[same], shifted.logp[same], atol=1e-4)
 
 
 # --- the LSTM itself -----------------------------------------------------------------------------------------------

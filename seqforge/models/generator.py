@@ -80,13 +80,40 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def unscaled_softmax(logits: Tensor, again: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """exp(logits) (N,V) up to one factor a row, and its sums (N,1): the softmax is their quotient.
+
+    On a CPU the logits are overwritten, and not shifted by their maximum first, which is half the time of a softmax;
+    where the sums then leave what float32 holds well, the logits are made `again` and shifted. A GPU makes a whole
+    softmax in one pass, and half precision needs it.
+    """
+    if logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64):
+        e = logits.exp_()
+        sums = e.sum(1, keepdim=True)
+        least, most = sums.aminmax()
+        if least > 1e-30 and most < 1e30:  # false of NaN
+            return e, sums
+        logits = again()
+    p = torch.softmax(_full(logits), dim=-1)
+    return p, p.new_ones(len(p), 1)
+
+
+def _log_of(chosen: Tensor, logits_of: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+    """log of the probabilities (N,) of targets; of those below the least float, from the logits of their rows anew."""
+    logp = chosen.log()
+    lost = (chosen < torch.finfo(chosen.dtype).tiny).nonzero().squeeze(1)  # exp underflows below -87.3 nats
+    if len(lost):
+        logp[lost] = torch.log_softmax(_full(logits_of(lost)), dim=-1).gather(1, targets[lost, None]).squeeze(1)
+    return logp
+
+
 class _WeightedNLL(torch.autograd.Function):
     """sum_n weight_n * -log softmax(hidden_n @ W.T + bias)[target_n], with its gradients taken on the way forward.
 
     The logits exist for one chunk of rows at a time, small enough for the cache, and are turned into the
     gradient in place: three matrix products in all and no (N,V) tensor, where autograd would need five passes
-    over one. Only a loss that is linear in the log-probabilities can be done so; every policy-gradient and
-    likelihood loss here is.
+    over one. The softmax's sums go to the (N,H) side of the products. Only a loss that is linear in the
+    log-probabilities can be done so; every policy-gradient and likelihood loss here is.
     """
 
     @staticmethod
@@ -94,40 +121,60 @@ class _WeightedNLL(torch.autograd.Function):
         rows = rows_of_chunk(kernel) if hidden.device.type == "cpu" else 4096
         need = any(ctx.needs_input_grad[:3])
         chosen = _full(hidden.new_empty(hidden.shape[0]))  # probability of each target
-        d_hidden = torch.empty_like(hidden) if need else None
         weight = weight.to(kernel.dtype)
-        weighted = torch.cat(
-            [hidden * weight[:, None], weight[:, None]], dim=1
-        )  # (N,H+1): the last column is the bias's
-        d_head = kernel.new_zeros(kernel.shape[0], kernel.shape[1] + 1)
-        minus_one = chosen.new_full((rows, 1), -1.0)
+        with_one, columns = _with_bias(hidden, kernel, bias)
+        d_hidden, d_columns = torch.empty_like(hidden), torch.zeros_like(columns)
+        room = hidden.new_empty(min(rows, len(hidden)), len(kernel))
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
-            p = torch.softmax(_full(torch.addmm(bias, hidden[part], kernel.t())), dim=-1)
-            at = targets[part, None]
-            chosen[part] = p.gather(1, at).squeeze(1)
-            if d_hidden is not None:
-                delta = p.scatter_add_(1, at, minus_one[: len(at)]).to(kernel.dtype)  # d(-log p)/dlogits
-                torch.mm(delta, kernel, out=d_hidden[part])
-                d_head.addmm_(delta.t(), weighted[part])
-        logp = chosen.log()
-        lost = (chosen < torch.finfo(chosen.dtype).tiny).nonzero().squeeze(1)  # softmax underflows below -87.3 nats
-        if len(lost):
-            logits = _full(torch.addmm(bias, hidden[lost], kernel.t()))
-            logp[lost] = torch.log_softmax(logits, dim=-1).gather(1, targets[lost, None]).squeeze(1)
-        if d_hidden is not None:
-            ctx.save_for_backward(d_hidden.mul_(weight[:, None]), d_head[:, :-1], d_head[:, -1])
+            at, h = targets[part, None], with_one[part]
+            logits = torch.mm(h, columns, out=room[: len(h)])
+            e, sums = unscaled_softmax(logits, lambda h=h: h @ columns)
+            chosen[part] = (e.gather(1, at) / sums).squeeze(1)
+            if need:
+                delta = e.scatter_add_(1, at, -sums).to(kernel.dtype)  # sums * d(-log p)/dlogits
+                scale = weight[part, None] / sums.to(kernel.dtype)
+                torch.mm(delta, kernel, out=d_hidden[part]).mul_(scale)
+                d_columns.addmm_((h * scale).t(), delta)
+        logp = _log_of(chosen, lambda lost: with_one[lost] @ columns, targets)
+        if need:
+            ctx.save_for_backward(d_hidden, d_columns)
         ctx.mark_non_differentiable(logp)
         return -(logp * weight).sum(), logp
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
-        scale = grad_outputs[0]
-        d_hidden, d_kernel, d_bias = ctx.saved_tensors
-        return d_hidden * scale, d_kernel * scale, d_bias * scale, None, None
+        return *_scaled(grad_outputs[0], *ctx.saved_tensors), None, None
 
 
-CACHE_FLOATS = 320_000  # logits of one chunk: 1.3 MB, which stay in the caches of two cores (48 to 96 rows at V=5000)
+def _with_bias(hidden: Tensor, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,H+1), (H+1,V) of a head (V,H), whose product are the logits: a last column of ones, a last row of biases."""
+    ones = hidden.new_ones(len(hidden), 1)
+    return torch.cat([hidden, ones], dim=1), torch.cat([kernel, bias[:, None]], dim=1).t().contiguous()
+
+
+def head_logits(head: nn.Linear, hidden: Tensor, rows: int) -> Callable[[slice], Tensor]:
+    """Logits of chunks of `rows` hidden vectors (N,H): a slice -> (.,V). Of several chunks, as one product into one
+    place: adding a bias costs another pass over them, which rearranging the head (V,H) once spares.
+    """
+    if len(hidden) <= rows or head.bias is None:
+        return lambda part: head(hidden[part])
+    with_one, columns = _with_bias(hidden, head.weight, head.bias)
+    room = hidden.new_empty(rows, len(head.weight))
+
+    def logits(part: slice) -> Tensor:
+        h = with_one[part]
+        return torch.mm(h, columns, out=room[: len(h)])
+
+    return logits
+
+
+def _scaled(scale: Tensor, d_hidden: Tensor, d_columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of hidden vectors, kernel (V,H) and bias."""
+    return d_hidden * scale, d_columns[:-1].t().contiguous() * scale, d_columns[-1] * scale
+
+
+CACHE_FLOATS = 640_000  # logits of one chunk: 2.6 MB, about the caches of two cores (128 rows at V=5000)
 
 
 def rows_of_chunk(kernel: Tensor) -> int:
@@ -155,12 +202,14 @@ def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature
     """
     rows = rows_of_chunk(head.weight) if hidden.device.type == "cpu" else 4096
     found = _full(hidden.new_empty(len(temperatures), len(hidden)))
+    logits_of = head_logits(head, hidden, rows)
     for lo in range(0, len(hidden), rows):
         part = slice(lo, lo + rows)
-        logits, at = _full(head(hidden[part])), targets[part, None]
+        logits, at = _full(logits_of(part)), targets[part]
         for k, temperature in enumerate(temperatures):
-            scaled = logits if temperature == 1.0 else logits / temperature
-            found[k, part] = torch.log_softmax(scaled, dim=-1).gather(1, at).squeeze(1)
+            e, sums = unscaled_softmax(logits / temperature, lambda t=temperature, x=logits: x / t)
+            chosen = e.gather(1, at[:, None]) / sums
+            found[k, part] = _log_of(chosen.squeeze(1), lambda lost, t=temperature, x=logits: x[lost] / t, at)
     return found
 
 
@@ -172,14 +221,15 @@ class _WeightedDivergence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, weight: Tensor, other: LogProbs, covering: bool):
-        rows = max(16, CACHE_FLOATS // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
+        rows = max(16, CACHE_FLOATS // 2 // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
         weight = weight.to(kernel.dtype)
-        weighted = torch.cat([hidden * weight[:, None], weight[:, None]], dim=1)  # the last column is the bias's
+        with_one, columns = _with_bias(hidden, kernel, bias)
         kl, d_hidden = _full(hidden.new_empty(hidden.shape[0])), torch.empty_like(hidden)
-        d_head = kernel.new_zeros(kernel.shape[0], kernel.shape[1] + 1)
+        d_columns = torch.zeros_like(columns)
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
-            logp = torch.log_softmax(_full(torch.addmm(bias, hidden[part], kernel.t())), dim=-1)
+            h = with_one[part]
+            logp = torch.log_softmax(_full(h @ columns), dim=-1)
             logq, p = other(part), logp.exp()
             if covering:
                 q = logq.exp()
@@ -189,16 +239,16 @@ class _WeightedDivergence(torch.autograd.Function):
                 gap = logp.sub_(logq)
                 kl[part] = torch.linalg.vecdot(p, gap)
                 delta = gap.sub_(kl[part, None]).mul_(p)
-            delta = delta.to(kernel.dtype)
-            torch.mm(delta, kernel, out=d_hidden[part])
-            d_head.addmm_(delta.t(), weighted[part])
-        ctx.save_for_backward(d_hidden.mul_(weight[:, None]), d_head[:, :-1], d_head[:, -1])
+            delta, scale = delta.to(kernel.dtype), weight[part, None]
+            torch.mm(delta, kernel, out=d_hidden[part]).mul_(scale)
+            d_columns.addmm_((h * scale).t(), delta)
+        ctx.save_for_backward(d_hidden, d_columns)
         ctx.mark_non_differentiable(kl)
         return (kl * weight).sum(), kl
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
-        return *(g * grad_outputs[0] for g in ctx.saved_tensors), None, None, None
+        return *_scaled(grad_outputs[0], *ctx.saved_tensors), None, None, None
 
 
 def head_divergence(
