@@ -178,10 +178,10 @@ CACHE_FLOATS = 640_000  # logits of one chunk: 2.6 MB, about the caches of two c
 
 
 def rows_of_chunk(kernel: Tensor) -> int:
-    """Rows whose logits, of a head (V,H), are computed at a time: as many as the caches hold, but no fewer than H/2,
-    since each chunk also reads and writes the gradient of the whole head.
+    """Rows whose logits, of a head (V,H), are computed at a time: as many as the caches hold, but no fewer than 64 or
+    H/2, since each chunk also reads and writes the gradient of the whole head.
     """
-    return max(16, CACHE_FLOATS // kernel.shape[0], kernel.shape[1] // 2)
+    return max(64, CACHE_FLOATS // kernel.shape[0], kernel.shape[1] // 2)
 
 
 def head_weighted_nll(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
