@@ -187,19 +187,18 @@ def leakgan_steps(device: torch.device) -> dict:
 
 
 def dialogue_replies(device: torch.device) -> dict:
-    """The dialogue Transformer at the published sizes, V 10,000, sources of 20 tokens: a greedy reply of 20 tokens, 64
-    drawn replies of 40.
+    """The dialogue Transformer at the published sizes, V 10,000, sources of 20 tokens: a greedy reply of 20 tokens as
+    `seqforge chat` makes it, 64 drawn replies of 40.
     """
     sizes = TransformerConfig(128, 256, 3, 8, 512, share=True, share_attention=True, norm="post")
     generator = TransformerGenerator.of(sizes, 10_000, None, 0, 1, encoder=True).to(device).eval()
     rng = torch.Generator().manual_seed(1)
     asked = Source(torch.randint(10_000, (B, 20), generator=rng).to(device), torch.full((B,), 20, device=device))
     one, many = uniform((1, 20), rng, device), uniform((B, 40), rng, device)
+    first = asked[torch.zeros(1, dtype=torch.long, device=device)]
+    greedy = torch.inference_mode()(lambda: sample(generator, one, GREEDY, context=first))
     seconds = {
-        "a greedy reply": median(
-            lambda: sample(generator, one, GREEDY, context=asked[torch.zeros(1, dtype=torch.long, device=device)]),
-            21,
-        ),
+        "a greedy reply": median(greedy, 41),
         "64 drawn replies": median(lambda: sample(generator, many, context=asked), 7),
     }
     return {"seconds": seconds}

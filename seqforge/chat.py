@@ -68,6 +68,7 @@ class Speaker:
         ids = source_ids(self.tokenizer, eos_id, turns[-self.history :])[-self.max_source :]
         return Source(torch.tensor([ids]), torch.tensor([len(ids)]))
 
+    @torch.inference_mode()
     def reply(self, turns: list[str], how: Answering, rng: torch.Generator) -> str:
         """What it answers to the last of the turns."""
         source = self.source(turns)

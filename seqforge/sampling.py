@@ -21,6 +21,7 @@ from seqforge.models.generator import (
     HeadedGenerator,
     State,
     head_logits,
+    reader,
     unscaled_softmax,
 )
 
@@ -172,8 +173,7 @@ def begin_with(generator: Generator, prompt: Tensor, device: torch.device | str 
     assert prompt.ndim == 2
     assert prompt.shape[1]
     fork = begin(generator, len(prompt), device)
-    extend = generator.extend_hidden if isinstance(generator, HeadedGenerator) else generator.extend
-    outputs, state = extend(prompt.to(device), fork.state)
+    outputs, state = reader(generator)(prompt.to(device), fork.state)
     return Fork(outputs[:, -1], state, torch.full_like(fork.position, prompt.shape[1]))
 
 
@@ -191,13 +191,11 @@ def complete(
     logp = torch.zeros(rows, horizon, device=noise.device)
     lengths = torch.full((rows,), horizon, device=noise.device)
     alive = torch.arange(rows, device=noise.device)
-    headed = isinstance(generator, HeadedGenerator)
-    extend = generator.extend_hidden if headed else generator.extend
+    head, extend = generator.head if isinstance(generator, HeadedGenerator) else None, reader(generator)
     output, state, position = fork.output, fork.state, fork.position
     while True:
         end = generator.eos_id if filter.min_length > 1 else None
         early = position + 1 < filter.min_length if end is not None else None
-        head = generator.head if headed else None
         token, token_logp = _draw_next(head, output, noise[alive, position], filter, end, early)
         ids[alive, position] = token
         logp[alive, position] = token_logp
@@ -234,9 +232,8 @@ def _draw_next(
             logits = logits.clone()
             logits[:, end] = logits[:, end].masked_fill(early[part], -torch.inf)
         if filter == GREEDY:  # nothing is drawn
-            best = logits.argmax(1)
-            tokens.append(best)
-            chosen.append(torch.ones_like(logits[:, 0]))
+            tokens.append(logits.argmax(1))
+            chosen.append(logits.new_ones(len(logits)))
             continue
         if filter == PLAIN and head is not None:
             p, _ = unscaled_softmax(logits, lambda part=part: logits_of(part))
@@ -245,13 +242,14 @@ def _draw_next(
         token, total = _draw_and_total(p, u[part])
         tokens.append(token)
         chosen.append(p.gather(1, token[:, None]).squeeze(1) / total.to(p.dtype))
-    return torch.cat(tokens), torch.cat(chosen).log().float()
+    one = len(tokens) == 1
+    return tokens[0] if one else torch.cat(tokens), (chosen[0] if one else torch.cat(chosen)).log().float()
 
 
 @torch.no_grad()
 def retrace(generator: Generator, ids: Tensor, lengths: Tensor) -> list[tuple[Tensor, Fork]]:
     """The trail that `complete` would have left had this generator sampled `ids` (B,T): for another policy."""
-    extend = generator.extend_hidden if isinstance(generator, HeadedGenerator) else generator.extend
+    extend = reader(generator)
     state = begin(generator, len(ids), ids.device).state
     alive = torch.arange(ids.shape[0], device=ids.device)
     trail = []
@@ -307,13 +305,12 @@ def read_own(generator: Generator, ids: Tensor, own: Tensor, noise: Tensor) -> T
     would not read when it samples.
     """
     filter = Filter(banned=() if generator.eos_id is None else (generator.eos_id,))
-    headed = isinstance(generator, HeadedGenerator)
-    extend = generator.extend_hidden if headed else generator.extend
+    head, extend = generator.head if isinstance(generator, HeadedGenerator) else None, reader(generator)
     fork, read = begin(generator, len(ids), ids.device), ids.clone()
     output, state = fork.output, fork.state
     for t in range(ids.shape[1] - 1):
         if bool(own[:, t].any()):
-            drawn, _ = _draw_next(generator.head if headed else None, output, noise[:, t], filter, None, None)
+            drawn, _ = _draw_next(head, output, noise[:, t], filter, None, None)
             read[:, t] = torch.where(own[:, t], drawn, ids[:, t])
         outputs, state = extend(read[:, t : t + 1], state)
         output = outputs[:, -1]

@@ -181,10 +181,14 @@ def test_dropout_is_on_in_training_after_the_embedding_and_after_each_part_of_a_
     embed, layer = Embedding(3, 64, 64, 0.25).train(), Layer(64, 2, 64, 0.25, "pre").train()
     nn.init.ones_(embed.table.weight)
     seen = embed(torch.zeros(8, 50, dtype=torch.long), torch.zeros(50, dtype=torch.long))  # 8 + sin(0) or cos(0)
-    parts = [layer._add(torch.zeros(8, 50, 64), torch.ones(8, 50, 64), place) for place in (0, 1)]
-    for x, kept in ((seen, [8 / 0.75, 9 / 0.75]), *((x, [1 / 0.75]) for x in parts)):
-        assert (x == 0).double().mean().item() == pytest.approx(0.25, abs=0.01)
-        assert x.detach().unique().tolist() == pytest.approx([0.0, *kept], abs=1e-6)
+    assert (seen == 0).double().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert seen.detach().unique().tolist() == pytest.approx([0.0, 8 / 0.75, 9 / 0.75], abs=1e-6)
+    for last in (layer.attention.out, layer.shrink):  # attention and feed-forward each add 1
+        nn.init.zeros_(last.weight)
+        nn.init.ones_(last.bias)
+    sums = layer(torch.zeros(8, 50, 64))[0].detach()
+    for parts, share in ((0, 1 / 16), (1, 6 / 16), (2, 9 / 16)):
+        assert ((sums - parts / 0.75).abs() < 1e-6).double().mean().item() == pytest.approx(share, abs=0.01)
     both = embed.eval()(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, dtype=torch.long)).detach()
     assert set(both.unique().tolist()) == {8.0, 9.0}
 

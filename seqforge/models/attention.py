@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 Norm = Literal["pre", "post"]
 Cross = Literal["none", "own", "shared"]
 Pair = tuple[Tensor, Tensor]  # keys and values, (B,h,S,d) each
+Step = Callable[[Tensor, Tensor | None, bool, Pair | None, Pair | None, Tensor | None], tuple[Tensor, Pair]]
 
 
 def sinusoids(position: Tensor, width: int) -> Tensor:
@@ -41,12 +43,26 @@ class Embedding(nn.Module):
         self.widen = nn.Linear(width, hidden) if width != hidden else nn.Identity()
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, position: Tensor, most: int | None = None) -> Tensor:
-        """tokens (B,t), position (B,t) or (t,), each below `most` where that is known -> (B,t,H)."""
-        width, weight = self.table.embedding_dim, self.table.weight
-        most = int(position.max()) + 1 if most is None else most
-        signal = _signal(1 << (most - 1).bit_length(), width, weight.device)[position]
-        return self.widen(self.drop(self.table(tokens) * math.sqrt(width) + signal.to(weight.dtype)))
+    def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
+        """tokens (B,t), position (B,t) or (t,) -> (B,t,H)."""
+        return self.bind()(tokens, self.signal(int(position.max()) + 1)[position])
+
+    def signal(self, count: int) -> Tensor:
+        """The sinusoids of the first `count` positions, (count,E)."""
+        weight = self.table.weight
+        return _signal(1 << (count - 1).bit_length(), weight.shape[1], weight.device)[:count].to(weight.dtype)
+
+    def bind(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function of tokens (B,t) and of their positions' sinusoids (B,t,E) or (t,E), its weights looked up."""
+        table, widen = self.table.weight, self.widen if isinstance(self.widen, nn.Linear) else None
+        scale, dropout = math.sqrt(table.shape[1]), self.drop.p if self.training else 0.0
+
+        def embed(tokens: Tensor, signal: Tensor) -> Tensor:
+            x = torch.add(signal, torch.embedding(table, tokens), alpha=scale)
+            x = F.dropout(x, dropout) if dropout else x
+            return x if widen is None else F.linear(x, widen.weight, widen.bias)
+
+        return embed
 
 
 class Attention(nn.Module):
@@ -58,29 +74,35 @@ class Attention(nn.Module):
         self.into = nn.Linear(hidden, 3 * hidden)
         self.out = nn.Linear(hidden, hidden)
 
-    def _part(self, x: Tensor, first: int, count: int) -> tuple[Tensor, ...]:
-        """Of queries 0, keys 1, values 2: `count` from `first` on, (B,h,t,d) each."""
-        width = self.out.in_features
+    def part(self, first: int, count: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """Of queries 0, keys 1, values 2: what makes `count` from `first` on, (B,h,t,d) each, of x (B,t,H)."""
+        width, heads = self.out.in_features, self.heads
         rows = slice(first * width, (first + count) * width)
-        made = F.linear(x, self.into.weight[rows], self.into.bias[rows])
-        return made.unflatten(-1, (count, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        weight, bias = self.into.weight[rows], self.into.bias[rows]
+        inner = (count, heads, width // heads)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = self._part(x, 0, 3)
-        return query, key, value
+        def make(x: Tensor) -> tuple[Tensor, ...]:
+            made = F.linear(x, weight, bias).view(*x.shape[:2], *inner)
+            return made.permute(2, 0, 3, 1, 4).unbind(0)
 
-    def query(self, x: Tensor) -> Tensor:
-        return self._part(x, 0, 1)[0]
+        return make
 
     def remember(self, x: Tensor) -> Pair:
         """Keys and values of x (B,S,H)."""
-        key, value = self._part(x, 1, 2)
+        key, value = self.part(1, 2)(x)
         return key, value
 
-    def attend(self, query: Tensor, pair: Pair, see: Tensor | None, causal: bool = False) -> Tensor:
-        """(B,t,H) from query (B,h,t,d); see: which keys, broadcastable to (B,h,t,S), None for all."""
-        found = F.scaled_dot_product_attention(query, *pair, attn_mask=see, is_causal=causal)
-        return self.out(found.transpose(1, 2).flatten(-2))
+    def attend(self) -> Callable[[Tensor, Pair, Tensor | None, bool], Tensor]:
+        """What makes (B,t,H) of queries (B,h,t,d), keys and values, see: which keys, broadcastable to (B,h,t,S), None
+        for all, and of whether later ones are hidden.
+        """
+        weight, bias = self.out.weight, self.out.bias
+
+        def attend(query: Tensor, pair: Pair, see: Tensor | None, causal: bool) -> Tensor:
+            found = F.scaled_dot_product_attention(query, *pair, attn_mask=see, is_causal=causal)
+            return F.linear(found.transpose(1, 2).flatten(2), weight, bias)
+
+        return attend
 
 
 class Layer(nn.Module):
@@ -113,23 +135,50 @@ class Layer(nn.Module):
         see_source: Tensor | None = None,
     ) -> tuple[Tensor, Pair]:
         """x (B,t,H) -> (B,t,H), and the keys and values of `past` and of x, side by side."""
-        query, *new = self.attention.project(self._read(x, 0))
-        pair = (new[0], new[1])
-        if past is not None:
-            pair = (torch.cat([past[0], pair[0]], dim=2), torch.cat([past[1], pair[1]], dim=2))
-        x = self._add(x, self.attention.attend(query, pair, see, causal), 0)
-        if source is not None:
-            asked = self.to_source.query(self._read(x, 1))
-            x = self._add(x, self.to_source.attend(asked, source, see_source), 1)
-        last = len(self.norms) - 1
-        return self._add(x, self.shrink(F.gelu(self.grow(self._read(x, last)))), last), pair
+        return self.bind()(x, see, causal, past, source, see_source)
 
-    def _read(self, x: Tensor, place: int) -> Tensor:
-        return self.norms[place](x) if self.pre else x
+    def bind(self) -> Step:
+        """`forward`, its weights looked up. A step of few rows is little more than its calls: read many tokens one by
+        one through one of these.
+        """
+        pre, dropout = self.pre, self.drop.p if self.training else 0.0
+        norms = [(norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in self._norms()]
+        project, attend = self.attention.part(0, 3), self.attention.attend()
+        reads = self.shared or self.cross is not None
+        ask, attend_source = (self.to_source.part(0, 1), self.to_source.attend()) if reads else (None, None)
+        (grow, grow_bias), (shrink, shrink_bias) = ((m.weight, m.bias) for m in (self.grow, self.shrink))
 
-    def _add(self, x: Tensor, found: Tensor, place: int) -> Tensor:
-        x = x + (self.drop(found) if self.training else found)
-        return x if self.pre else self.norms[place](x)
+        def read(x: Tensor, place: int) -> Tensor:
+            return torch.layer_norm(x, *norms[place]) if pre else x
+
+        def add(x: Tensor, found: Tensor, place: int) -> Tensor:
+            x = x + (F.dropout(found, dropout) if dropout else found)
+            return x if pre else torch.layer_norm(x, *norms[place])
+
+        def step(
+            x: Tensor,
+            see: Tensor | None,
+            causal: bool,
+            past: Pair | None,
+            source: Pair | None,
+            see_source: Tensor | None,
+        ) -> tuple[Tensor, Pair]:
+            query, key, value = project(read(x, 0))
+            if past is not None:
+                key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+            x = add(x, attend(query, (key, value), see, causal), 0)
+            if source is not None:
+                assert ask is not None
+                assert attend_source is not None
+                (query,) = ask(read(x, 1))
+                x = add(x, attend_source(query, source, see_source, False), 1)
+            hidden = F.gelu(F.linear(read(x, -1), grow, grow_bias))
+            return add(x, F.linear(hidden, shrink, shrink_bias), -1), (key, value)
+
+        return step
+
+    def _norms(self) -> list[nn.LayerNorm]:
+        return [norm for norm in self.norms if isinstance(norm, nn.LayerNorm)]
 
 
 class Stack(nn.Module):
@@ -174,13 +223,29 @@ class Stack(nn.Module):
         see_source: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Pair, ...]]:
         """x (B,t,H) -> (B,t,H), and keys and values by depth."""
-        kept = []
-        for k in range(self.depth):
-            before = past[k] if past else None
-            asked = source[k % len(self.own)] if source else None
-            x, pair = self.layer(k)(x, see, causal, before, asked, see_source)
-            kept.append(pair)
-        return self.last(x), tuple(kept)
+        return self.bind()(x, see, causal, past, source, see_source)
+
+    def bind(self) -> Callable[..., tuple[Tensor, tuple[Pair, ...]]]:
+        """`forward`, its weights looked up."""
+        steps, last = [layer.bind() for layer in self.own if isinstance(layer, Layer)], self.last
+
+        def read(
+            x: Tensor,
+            see: Tensor | None,
+            causal: bool,
+            past: tuple[Pair, ...],
+            source: tuple[Pair, ...],
+            see_source: Tensor | None,
+        ) -> tuple[Tensor, tuple[Pair, ...]]:
+            kept = []
+            for k in range(self.depth):
+                before = past[k] if past else None
+                asked = source[k % len(steps)] if source else None
+                x, pair = steps[k % len(steps)](x, see, causal, before, asked, see_source)
+                kept.append(pair)
+            return last(x), tuple(kept)
+
+        return read
 
 
 def check_sizes(player: str, hidden: int, heads: int, dropout: float, **others: int) -> None:

@@ -75,6 +75,22 @@ class HeadedGenerator(Generator, Protocol):
         ...
 
 
+@runtime_checkable
+class Bindable(HeadedGenerator, Protocol):
+    """A generator that can look its weights up once for many tokens, which spares it most of a small step's calls."""
+
+    def bind(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+        """`extend_hidden` of at least one token, of the weights and the mode (training or not) as they are now."""
+        ...
+
+
+def reader(generator: Generator) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+    """What reads token after token while the weights stay as they are: `extend`, or with a head `extend_hidden`."""
+    if isinstance(generator, Bindable):
+        return generator.bind()
+    return generator.extend_hidden if isinstance(generator, HeadedGenerator) else generator.extend
+
+
 def _full(x: Tensor) -> Tensor:
     """At least float32: half-precision sums over a vocabulary lose digits."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -4,7 +4,7 @@ one set of weights. Keys and values of what it has read are its state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -74,48 +74,55 @@ class Source:
 @dataclass(frozen=True)
 class TransformerState:
     """The keys and values of what was read, a pair (B,h,S,d) a layer. Rows stand at the right: the last position[b] of
-    the S columns are row b's. `source`: what the layers keep of the source; `see_source` (B,S'): which columns count.
+    the S columns are row b's; `full`: all of them are, of every row. `source`: what the layers keep of the source;
+    `see_source` (B,S'): which of its columns count, None for all.
     """
 
     past: tuple[Pair, ...]
     position: Tensor
+    full: bool = True
     source: tuple[Pair, ...] = ()
     see_source: Tensor | None = None
 
+    @property
+    def held(self) -> int:
+        """S."""
+        return self.past[0][0].shape[2]
+
     def select(self, rows: Tensor) -> TransformerState:
         see = None if self.see_source is None else self.see_source[rows]
-        return TransformerState(_pick(self.past, rows), self.position[rows], _pick(self.source, rows), see)
+        return TransformerState(_pick(self.past, rows), self.position[rows], self.full, _pick(self.source, rows), see)
 
     @classmethod
     def cat(cls, states: Sequence[TransformerState]) -> TransformerState:
-        masks = [s.see_source for s in states if s.see_source is not None]
-        widest = max((m.shape[1] for m in masks), default=0)
-        see = torch.cat([F.pad(m, (0, widest - m.shape[1])) for m in masks]) if masks else None
+        full = all(s.full for s in states) and len({s.held for s in states}) == 1
         past = _beside([s.past for s in states], left=True)
         source = _beside([s.source for s in states], left=False)
-        return cls(past, torch.cat([s.position for s in states]), source, see)
+        see = _see_beside(states, source[0][0].shape[2]) if source else None
+        return cls(past, torch.cat([s.position for s in states]), full, source, see)
 
     def visible(self, count: int) -> Tensor | None:
         """Which keys each of `count` new tokens attends to, (count, S+count) or (B,1,count,S+count); None for all."""
-        held = self.past[0][0].shape[2]
-        column = torch.arange(held + count, device=self.position.device)
-        own = column[None, :] >= held - self.position[:, None]  # (B, S+count): not the filling at the left
-        full = bool(own.all())
-        if count == 1 and full:
+        if count == 1 and self.full:
             return None
+        held = self.held
+        column = torch.arange(held + count, device=self.position.device)
         causal = column <= held + torch.arange(count, device=column.device)[:, None]
-        return causal if full else causal & own[:, None, None, :]
+        if self.full:
+            return causal
+        own = column[None, :] >= held - self.position[:, None]  # (B, S+count): not the filling at the left
+        return causal & own[:, None, None, :]
 
     def shortened(self, unread: Tensor) -> TransformerState:
         """Without the last unread[b] (B,) columns of each row: the others move to the right end."""
-        column = torch.arange(self.past[0][0].shape[2], device=unread.device)
+        column = torch.arange(self.held, device=unread.device)
         at = (column - unread[:, None]).clamp_min(0)[:, None, :, None]  # (B,1,S,1)
 
         def moved(x: Tensor) -> Tensor:
             return x.gather(2, at.expand_as(x))
 
         past = tuple((moved(k), moved(v)) for k, v in self.past)
-        return replace(self, past=past, position=self.position - unread)
+        return replace(self, past=past, position=self.position - unread, full=False)
 
 
 def _pick(pairs: tuple[Pair, ...], rows: Tensor) -> tuple[Pair, ...]:
@@ -136,6 +143,18 @@ def _beside(many: list[tuple[Pair, ...]], left: bool) -> tuple[Pair, ...]:
         (torch.cat([filled(pairs[k][0]) for pairs in many]), torch.cat([filled(pairs[k][1]) for pairs in many]))
         for k in range(len(many[0]))
     )
+
+
+def _see_beside(states: Sequence[TransformerState], widest: int) -> Tensor | None:
+    """`see_source` (B,widest) of several states side by side."""
+    if all(s.see_source is None and s.source[0][0].shape[2] == widest for s in states):
+        return None
+    masks = []
+    for s in states:
+        rows, width = s.source[0][0].shape[0], s.source[0][0].shape[2]
+        see = s.position.new_ones(rows, width, dtype=torch.bool) if s.see_source is None else s.see_source
+        masks.append(F.pad(see, (0, widest - width)))
+    return torch.cat(masks)
 
 
 class TransformerGenerator(
@@ -218,7 +237,8 @@ class TransformerGenerator(
             assert isinstance(context, Context), "this generator answers: give start a source"
             assert len(context) == batch
             source = Source.of(context)
-            state = replace(state, source=self.encode(source), see_source=source.mask)
+            see = None if bool((source.lengths == source.ids.shape[1]).all()) else source.mask
+            state = replace(state, source=self.encode(source), see_source=see)
         start = torch.full((batch, 1), self.start_id, device=device)
         hidden, state = self.extend_hidden(start, state)
         return hidden[:, 0], state
@@ -226,20 +246,33 @@ class TransformerGenerator(
     def encode(self, source: Source) -> tuple[Pair, ...]:
         """What the decoder's layers keep of a source."""
         assert self.encoder is not None
-        longest = source.ids.shape[1]
-        x = self.embed(source.ids, torch.arange(longest, device=source.ids.device), longest)
+        x = self.embed.bind()(source.ids, self.embed.signal(source.ids.shape[1]))
         found, _ = self.encoder(x, source.mask[:, None, None, :])
         return self.decoder.remember(found)
 
     def extend_hidden(self, tokens: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        assert isinstance(state, TransformerState)
         count = tokens.shape[1]
         if not count:
             return self.head.weight.new_empty(len(tokens), 0, self.head.in_features), state
-        at = state.position[:, None] + torch.arange(count, device=tokens.device)
-        see = state.see_source
-        see = None if see is None or bool(see.all()) else see[:, None, None, :]
-        x = self.embed(tokens, at, state.past[0][0].shape[2] + count)
-        x, past = self.decoder(x, state.visible(count), False, state.past, state.source, see)
-        after = replace(state, past=past, position=state.position + count)
-        return x, after if lengths is None else after.shortened(count - lengths.clamp(0, count))
+        x, after = self.bind()(tokens, state)
+        if lengths is None:
+            return x, after
+        assert isinstance(after, TransformerState)
+        return x, after.shortened(count - lengths.clamp(0, count))
+
+    def bind(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+        embed, decoder, signal_of = self.embed.bind(), self.decoder.bind(), self.embed.signal
+
+        def read(tokens: Tensor, state: State) -> tuple[Tensor, State]:
+            assert isinstance(state, TransformerState)
+            held, count = state.held, tokens.shape[1]
+            signal = signal_of(held + count)
+            if state.full:
+                signal = signal[held:]
+            else:
+                signal = signal[state.position[:, None] + torch.arange(count, device=tokens.device)]
+            see = None if state.see_source is None else state.see_source[:, None, None, :]
+            x, past = decoder(embed(tokens, signal), state.visible(count), False, state.past, state.source, see)
+            return x, TransformerState(past, state.position + count, state.full, state.source, state.see_source)
+
+        return read

@@ -102,4 +102,4 @@ class TransformerDiscriminator(
         return self.out(self.drop(nn.functional.gelu(self.mix(mean)))).squeeze(-1)
 
     def _read(self, side: Source) -> Tensor:
-        return self.embed(side.ids, torch.arange(side.ids.shape[1], device=side.ids.device), side.ids.shape[1])
+        return self.embed.bind()(side.ids, self.embed.signal(side.ids.shape[1]))
