@@ -1,5 +1,6 @@
 """ScratchGAN: both networks against their equations in numpy, rewards and gradients written out, word vectors, runs."""
 
+import copy
 import gzip
 import itertools
 import json
@@ -18,7 +19,7 @@ from seqforge.cli import main
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.data.vectors import read_vectors
 from seqforge.likelihood import log_probs, sequence_nll
-from seqforge.methods import scratchgan
+from seqforge.methods import mle, scratchgan
 from seqforge.methods.mle import CounterpartConfig, MonitorConfig
 from seqforge.methods.scratchgan import Moving, ScratchGANConfig, discriminator_step, generator_step
 from seqforge.models.generator import HeadedGenerator
@@ -164,7 +165,12 @@ def test_position_signal():
 
 
 def test_frozen_vectors_stay_and_the_rest_moves():
-    for make in (made(freeze=True), TokenDiscriminator(V, T, 3, 4, hidden=5, freeze=True)):
+    """In a copy as well: a run's MLE counterpart is one."""
+    for make in (
+        made(freeze=True),
+        copy.deepcopy(made(freeze=True)),
+        TokenDiscriminator(V, T, 3, 4, hidden=5, freeze=True),
+    ):
         table = make.head.weight if isinstance(make, SkipLSTMGenerator) else make.table
         before = table.detach().clone()
         optimizer = torch.optim.Adam([p for p in make.parameters() if p.requires_grad], lr=0.1)
@@ -398,6 +404,21 @@ def test_frozen_and_rewards_at_the_end(tmp_path, monkeypatch):
         assert (at.sum(1) == 1).all()
         assert torch.equal(at.float().argmax(1), mask.sum(1) - 1)
     assert "d_loss" not in json.loads((run.folder / "log.jsonl").read_text().splitlines()[-2])
+
+
+def test_the_average_of_the_weights_is_kept_and_the_learner_goes_on_without_it(tmp_path, monkeypatch):
+    seen, plain = [], mle.follow
+    monkeypatch.setattr(mle, "follow", lambda a, m, d, step: (seen.append((d, step)), plain(a, m, d, step)))
+    plainly, _ = run_of(tmp_path / "plain", rounds=2, steps=3)
+    assert not seen
+    mean, run = run_of(tmp_path / "mean", rounds=2, steps=3, average=0.9)
+    assert seen == [(0.9, n) for n in range(6)]
+    learner = run._models["learner"]
+    assert all(torch.equal(a, b) for a, b in zip(learner.parameters(), plainly.parameters(), strict=True))
+    assert not torch.equal(mean.head.weight, plainly.head.weight)
+    rounds = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    found = [r["nll_valid"] for r in rounds if r["kind"] == "train"]
+    assert mle.validation_nll(mean, corpus().valid) == pytest.approx(found[-1], abs=1e-9)
 
 
 def scratchgan_folder(tmp_path: Path) -> Path:

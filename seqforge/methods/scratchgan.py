@@ -11,9 +11,11 @@ Source: de Masson d'Autume, Rosca, Rae and Mohamed, NeurIPS 2019 (arXiv 1905.099
  5) `moving published` is the baseline as coded (it keeps a share `decay` of itself, .08, and means over padding too);
     `moving slow` keeps all but that share and means over tokens, `none` has none
  6) the table's pretrained part is trained, as in their code; `freeze` holds it, as the paper's text has it
- 7) options: a reward at the end only, clipping, parts of a batch one after the other (`accumulate`), null controls
+ 7) options: a reward at the end only, clipping, parts of a batch one after the other (`accumulate`), an average of the
+    generator's weights, null controls
 """
 
+import copy
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,6 +63,8 @@ class ScratchGANConfig:
         d_lr: Adam's step size of the discriminator (ScratchGAN: 0.00938)
         beta1: of both Adams (ScratchGAN: 0.5)
         clip: largest gradient norm of the generator; 0: none (ScratchGAN: none)
+        average: decay a step of a moving average of the generator's weights, which is then what is validated, measured
+            and kept, while the steps go on from the weights themselves; 0: none (ScratchGAN: none)
         l2: weight of half the squared norm of all the generator's parameters (ScratchGAN: 0)
         d_l2: the same of the discriminator's (ScratchGAN: 0.000001)
     """
@@ -84,6 +88,7 @@ class ScratchGANConfig:
     d_lr: float = 0.001
     beta1: float = 0.5
     clip: float = 0.0
+    average: float = 0.0
     l2: float = 0.0
     d_l2: float = 1e-6
 
@@ -94,7 +99,7 @@ class ScratchGANConfig:
                 f"accumulate is {self.accumulate}, but a batch of {self.batch} has no more parts than rows"
             )
         ranges.check(self, lr="above 0", d_lr="above 0", clip="0 or more", l2="0 or more", d_l2="0 or more")
-        ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)")
+        ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)")
 
     def settled(self, source: str) -> "ScratchGANConfig":
         """With the file of word vectors found and its path absolute, so that the run goes on from any folder.
@@ -137,24 +142,27 @@ class Moving:
 
 
 def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerator:
-    """Discriminator and generator in turn from the first step on; the run keeps both."""
+    """Discriminator and generator in turn from the first step on; the run keeps both. With an average of the weights
+    "generator" is the average, and "learner" the generator whose steps it follows.
+    """
     generator, discriminator = players(config, corpus, run)
+    learner = run.keep("learner", copy.deepcopy(generator)) if config.average else generator
     betas = (config.beta1, 0.999)
-    g_optimizer = torch.optim.Adam(mle.trainable(generator), lr=config.lr, betas=betas, fused=True)
+    g_optimizer = torch.optim.Adam(mle.trainable(learner), lr=config.lr, betas=betas, fused=True)
     d_optimizer = torch.optim.Adam(mle.trainable(discriminator), lr=config.d_lr, betas=betas, fused=True)
     run.keep("generator.optimizer", g_optimizer)
     run.keep("discriminator.optimizer", d_optimizer)
     baseline = run.keep("baseline", Moving(config.moving, config.decay))
 
     def drawn() -> Samples:
-        return sample(generator.eval(), uniform((config.batch, corpus.max_length), run.rng("samples"), run.device))
+        return sample(learner.eval(), uniform((config.batch, corpus.max_length), run.rng("samples"), run.device))
 
     if run.once("untrained"):
         mle.measure(generator.eval(), corpus, config.monitor, run, "adversarial")
         run.checkpoint()  # until a better one: the best by validation
     for round_ in run.loop("adversarial", config.rounds):
         sums: dict[str, Tensor] = {}
-        for _ in range(config.steps):
+        for step in range(round_ * config.steps, (round_ + 1) * config.steps):
             found: dict[str, Tensor] = {}
             if config.reward != "frozen":
                 rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real")).to(run.device)
@@ -166,13 +174,15 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
             reward = token_rewards(config, discriminator, fake, mask, run)
             returns = objectives.discounted_return(reward, mask, config.gamma)
             advantage = (returns - baseline.update(returns, mask)) * mask
-            found |= generator_step(generator.train(), g_optimizer, fake, advantage, config)
+            found |= generator_step(learner.train(), g_optimizer, fake, advantage, config)
+            if config.average:
+                mle.follow(generator, learner, config.average, step)
             tokens = mask.sum()
             found |= {"reward": reward.sum() / tokens, "entropy": -fake.logp.sum() / tokens}
             sums = {k: sums.get(k, 0.0) + v for k, v in found.items()}
             run.tokens += int(tokens)
         generator.eval()
-        for name, model in (("generator", generator), ("discriminator", discriminator)):
+        for name, model in (("generator", learner), ("discriminator", discriminator)):
             run.check("adversarial", name, model)
         means = {k: float(v / config.steps) for k, v in sums.items()}
         nll_valid = mle.validation_nll(generator, corpus.valid)

@@ -95,7 +95,7 @@ class SkipLSTMGenerator(
             raise ValueError(f"vocab_size is {vocab_size}, but must be at least 1")
         SkipLSTMConfig(pretrained, trainable, hidden, layers, dropout)  # checks
         self.vocab_size, self.start_id, self.eos_id, self.hidden = vocab_size, start_id, eos_id, hidden
-        width = pretrained + trainable
+        self.frozen, width = pretrained if freeze else 0, pretrained + trainable
         self.head = TiedHead(vocab_size, width)
         self.into = nn.Linear(width, hidden, bias=False)
         self.cells = nn.ModuleList(nn.LSTM(hidden * min(k, 2), hidden, batch_first=True) for k in range(1, layers + 1))
@@ -115,6 +115,10 @@ class SkipLSTMGenerator(
     ) -> SkipLSTMGenerator:
         """The generator a run's configuration names."""
         return cls(vocab_size, **asdict(config), freeze=freeze, eos_id=eos_id, start_id=start_id, seed=seed)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        hold(self.head.weight, self.frozen)  # of a copy
 
     def train(self, mode: bool = True) -> SkipLSTMGenerator:
         super().train(mode)
@@ -165,16 +169,21 @@ class SkipLSTMGenerator(
 
 
 def fill_table(table: nn.Parameter, pretrained: int, freeze: bool, rng: torch.Generator) -> None:
-    """Start an embedding (V,E): its pretrained columns as of words without a vector, the others truncated normal.
-    Frozen columns get no gradient, so that no optimiser without weight decay moves them.
-    """
+    """Start an embedding (V,E): its pretrained columns as of words without a vector, the others truncated normal."""
     nn.init.normal_(table.data[:, :pretrained], 0.0, MISSING_STD, generator=rng)
     if pretrained < table.shape[1]:
         rest = torch.empty(table.shape[0], table.shape[1] - pretrained)
         std = 1 / math.sqrt(rest.shape[1])
         table.data[:, pretrained:] = nn.init.trunc_normal_(rest, 0.0, std, -2 * std, 2 * std, generator=rng)
-    if freeze and pretrained:
-        moved = (torch.arange(table.shape[1]) >= pretrained).to(table.dtype)
+    hold(table, pretrained if freeze else 0)
+
+
+def hold(table: nn.Parameter, columns: int) -> None:
+    """The first columns of an embedding (V,E) get no gradient, so that no optimiser without weight decay moves them. A
+    copy of the parameter forgets it.
+    """
+    if columns:
+        moved = (torch.arange(table.shape[1]) >= columns).to(table.dtype)
         table.register_hook(lambda grad: grad * moved.to(grad.device, grad.dtype))
 
 
