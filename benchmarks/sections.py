@@ -187,8 +187,8 @@ def leakgan_steps(device: torch.device) -> dict:
 
 
 def dialogue_replies(device: torch.device) -> dict:
-    """The dialogue Transformer at the published sizes, V 10,000, sources of 20 tokens: a greedy reply of 20 tokens as
-    `seqforge chat` makes it, 64 drawn replies of 40.
+    """The dialogue Transformer at the published sizes, V 10,000, sources of 20 tokens: a greedy reply of 20 tokens in
+    inference mode, as `seqforge chat` makes them, 64 drawn replies of 40.
     """
     sizes = TransformerConfig(128, 256, 3, 8, 512, share=True, share_attention=True, norm="post")
     generator = TransformerGenerator.of(sizes, 10_000, None, 0, 1, encoder=True).to(device).eval()

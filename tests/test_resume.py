@@ -24,7 +24,10 @@ SCENES = {
     "frozen": ["seqgan", *TINY, "--reward", "frozen", "--baseline", "step"],
     "constant": ["seqgan", *TINY, "--reward", "constant", "--mle.patience", "1", "--mle.lr", "0.3"],
     "phases": ["seqgan", *TINY, "--checkpoint.seconds", "1e9", "--rollout_lag", "0.5"],  # saved at phase ends only
-    "scratchgan": ["scratchgan", "--recipe", "scratchgan-tiny", "--accumulate", "3", "--generator.dropout", "0.2"],
+    "scratchgan": [
+        *("scratchgan", "--recipe", "scratchgan-tiny", "--accumulate", "3"),
+        *("--generator.dropout", "0.2", "--average", "0.9"),
+    ],
     "cot": ["cot", "--recipe", "cot-tiny", "--mle.epochs", "2", "--average", "0.9", "--gradient", "whole"],
     "fixed mediator": [
         "cot",

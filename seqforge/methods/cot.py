@@ -124,7 +124,7 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         if run.once("pre-trained"):
             mle.measure(generator, corpus, config.monitor, run, "mle")
             run.checkpoint(tag="pre-trained")
-    shown = run.keep("average", copy.deepcopy(generator)) if config.average else generator
+    shown = run.keep("average", copy.deepcopy(generator).to(run.device)) if config.average else generator
     optimizer = run.keep("generator.optimizer", torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True))
     m_optimizer = run.keep(
         "mediator.optimizer",
@@ -174,7 +174,8 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
             for group in (*optimizer.param_groups, *m_optimizer.param_groups):
                 group["lr"] *= config.lr_decay
         m_nll, divergence, entropy = (sums / config.steps).tolist()
-        figures = {"nll_valid": nll_valid, "divergence": divergence, "entropy": entropy}
+        figures = {"nll_valid": nll_valid, "divergence": divergence}
+        figures["learner_entropy" if config.average else "entropy"] = entropy  # of what is drawn, not of the average
         run.log("cooperative", "train", round=round_, **figures, **({"mediator_nll": m_nll} if config.m_steps else {}))
         if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
             mle.measure(shown, corpus, config.monitor, run, "cooperative", generator)

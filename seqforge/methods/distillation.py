@@ -106,7 +106,7 @@ def train(config: DistillationConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     teacher = Ensemble(teachers) if len(teachers) > 1 else teachers[0]
     if run.once("taught"):
         mle.measure(teacher, corpus, config.monitor, run, "teachers")
-    shown = run.keep("average", copy.deepcopy(student)) if config.average else student
+    shown = run.keep("average", copy.deepcopy(student).to(run.device)) if config.average else student
     optimizer = run.keep(
         "generator.optimizer",
         torch.optim.AdamW(mle.trainable(student), lr=config.lr, weight_decay=config.weight_decay, fused=True),

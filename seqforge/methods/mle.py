@@ -152,7 +152,7 @@ def pretrain(
         torch.optim.AdamW(trainable(generator), lr=config.lr, weight_decay=config.weight_decay, fused=True),
     )
     best, rng = run.keep(f"{phase}.best", Best()), run.rng(f"{phase}.order")
-    shown = run.keep(f"{phase}.average", copy.deepcopy(generator)) if config.average else generator
+    shown = run.keep(f"{phase}.average", copy.deepcopy(generator).to(run.device)) if config.average else generator
     assert isinstance(shown, Generator)
     train, step = corpus.train, run.done.get(phase, 0) * -(-len(corpus.train) // config.batch)
 

@@ -63,8 +63,8 @@ class ScratchGANConfig:
         d_lr: Adam's step size of the discriminator (ScratchGAN: 0.00938)
         beta1: of both Adams (ScratchGAN: 0.5)
         clip: largest gradient norm of the generator; 0: none (ScratchGAN: none)
-        average: decay a step of a moving average of the generator's weights, which is then what is validated, measured
-            and kept, while the steps go on from the weights themselves; 0: none (ScratchGAN: none)
+        average: decay a step of a moving average of the generator's weights, rising to this from .1; it is what is
+            validated, measured and kept, while the steps go on from the weights themselves; 0: none (ScratchGAN: none)
         l2: weight of half the squared norm of all the generator's parameters (ScratchGAN: 0)
         d_l2: the same of the discriminator's (ScratchGAN: 0.000001)
     """
@@ -146,7 +146,8 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
     "generator" is the average, and "learner" the generator whose steps it follows.
     """
     generator, discriminator = players(config, corpus, run)
-    learner = run.keep("learner", copy.deepcopy(generator)) if config.average else generator
+    learner = run.keep("learner", copy.deepcopy(generator).to(run.device)) if config.average else generator
+    entropy = "learner_entropy" if config.average else "entropy"  # of what is drawn; the average is kept and looked at
     betas = (config.beta1, 0.999)
     g_optimizer = torch.optim.Adam(mle.trainable(learner), lr=config.lr, betas=betas, fused=True)
     d_optimizer = torch.optim.Adam(mle.trainable(discriminator), lr=config.d_lr, betas=betas, fused=True)
@@ -178,7 +179,7 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
             if config.average:
                 mle.follow(generator, learner, config.average, step)
             tokens = mask.sum()
-            found |= {"reward": reward.sum() / tokens, "entropy": -fake.logp.sum() / tokens}
+            found |= {"reward": reward.sum() / tokens, entropy: -fake.logp.sum() / tokens}
             sums = {k: sums.get(k, 0.0) + v for k, v in found.items()}
             run.tokens += int(tokens)
         generator.eval()

@@ -75,7 +75,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(hidden, hidden)
 
     def part(self, first: int, count: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        """Of queries 0, keys 1, values 2: what makes `count` from `first` on, (B,h,t,d) each, of x (B,t,H)."""
+        """A function x (B,t,H) -> `count` tensors (B,h,t,d), from the `first` of (queries, keys, values) on."""
         width, heads = self.out.in_features, self.heads
         rows = slice(first * width, (first + count) * width)
         weight, bias = self.into.weight[rows], self.into.bias[rows]
@@ -93,8 +93,8 @@ class Attention(nn.Module):
         return key, value
 
     def attend(self) -> Callable[[Tensor, Pair, Tensor | None, bool], Tensor]:
-        """What makes (B,t,H) of queries (B,h,t,d), keys and values, see: which keys, broadcastable to (B,h,t,S), None
-        for all, and of whether later ones are hidden.
+        """A function (query (B,h,t,d), pair, see, causal) -> (B,t,H); see: which keys, broadcastable to (B,h,t,S), None
+        for all; causal: later ones are hidden.
         """
         weight, bias = self.out.weight, self.out.bias
 

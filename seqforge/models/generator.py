@@ -80,7 +80,7 @@ class Bindable(HeadedGenerator, Protocol):
     """A generator that can look its weights up once for many tokens, which spares it most of a small step's calls."""
 
     def bind(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
-        """`extend_hidden` of at least one token, of the weights and the mode (training or not) as they are now."""
+        """`extend_hidden` of at least one token; valid until the weights, their type or the mode change."""
         ...
 
 

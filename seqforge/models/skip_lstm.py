@@ -182,7 +182,7 @@ def hold(table: nn.Parameter, columns: int) -> None:
     """The first columns of an embedding (V,E) get no gradient, so that no optimiser without weight decay moves them. A
     copy of the parameter forgets it.
     """
-    if columns:
+    if columns and table.requires_grad:
         moved = (torch.arange(table.shape[1]) >= columns).to(table.dtype)
         table.register_hook(lambda grad: grad * moved.to(grad.device, grad.dtype))
 

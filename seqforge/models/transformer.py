@@ -74,8 +74,8 @@ class Source:
 @dataclass(frozen=True)
 class TransformerState:
     """The keys and values of what was read, a pair (B,h,S,d) a layer. Rows stand at the right: the last position[b] of
-    the S columns are row b's; `full`: all of them are, of every row. `source`: what the layers keep of the source;
-    `see_source` (B,S'): which of its columns count, None for all.
+    the S columns are row b's; `full`: all of them are, of every row (False: perhaps not). `source`: what the layers
+    keep of the source; `see_source` (B,S'): which of its columns count, None for all.
     """
 
     past: tuple[Pair, ...]
