@@ -40,7 +40,7 @@ def sweep_(argv: list[str]) -> int:
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each run; 0: torch's choice")
     parser.add_argument(
-        "--at-once", type=int, default=1, help="cells and seeds side by side, one thread each; 0: as many as cores"
+        "--at-once", type=int, default=1, help="cells and seeds side by side, one thread each; 0: one a free core"
     )
     args, more = parser.parse_known_args(argv)
     plan = sweep.read(args.name)

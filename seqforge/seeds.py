@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 FILE = "seeds.json"
@@ -25,8 +26,13 @@ def at_once(wanted: int, seeds: int) -> int:
     """How many processes of one thread each: as many as cores are free, unless told. Raises ValueError below 0."""
     if wanted < 0:
         raise ValueError(f"--at-once is {wanted}, but must be 1 or more, or 0 for as many as cores are free")
-    busy = round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
-    return min(seeds, wanted or max(1, (os.cpu_count() or 1) - busy))
+    if wanted:
+        return min(seeds, wanted)
+    cores, busy = os.cpu_count() or 1, round(os.getloadavg()[0]) if hasattr(os, "getloadavg") else 0
+    free = min(seeds, max(1, cores - busy))
+    if free < (most := min(seeds, cores)):  # the load is a minute's mean: it may be of what has just ended
+        warnings.warn(f"{busy} of {cores} cores are busy: {free} at once; --at-once {most} does not wait", stacklevel=2)
+    return free
 
 
 def begin(folder: Path, method: str, argv: list[str], seeds: list[int]) -> None:
