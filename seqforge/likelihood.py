@@ -18,7 +18,6 @@ from seqforge.models.generator import (
     head_divergence,
     head_log_probs,
     head_weighted_nll,
-    headed_log_probs,
     log_softmax_at,
     mean_of,
 )
@@ -117,8 +116,8 @@ def _divergence(
     if isinstance(generator, HeadedGenerator) and len(headed) == len(others):
         hidden, _ = _hidden_within(generator, ids, lengths)
         with torch.no_grad():
-            log_q = headed_log_probs([(g.head, _hidden_within(g, ids, lengths)[0]) for g in headed])
-        loss, kl = head_divergence(generator.head, hidden, log_q, weight[mask], covering)
+            theirs = [(g.head, _hidden_within(g, ids, lengths)[0]) for g in headed]
+        loss, kl = head_divergence(generator.head, hidden, theirs, weight[mask], covering)
         return loss, kl.new_zeros(ids.shape).masked_scatter(mask, kl)
     with torch.no_grad():
         log_q = mean_of([_all_log_probs(g, ids) for g in others])

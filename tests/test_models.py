@@ -1,5 +1,6 @@
 """The generator protocol: what was read in pieces counts as what was read at once; and the LSTM that fills it."""
 
+import math
 import socket
 
 import pytest
@@ -8,7 +9,14 @@ from torch import nn
 from worlds import far, gradients, plain_log_probs, rng, tiny
 
 from seqforge.likelihood import sequence_nll
-from seqforge.models.generator import Generator, HeadedGenerator, head_log_probs, head_weighted_nll, log_softmax_at
+from seqforge.models.generator import (
+    Generator,
+    HeadedGenerator,
+    head_divergence,
+    head_log_probs,
+    head_weighted_nll,
+    log_softmax_at,
+)
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.sampling import sample, uniform
 
@@ -189,6 +197,31 @@ def test_logits_whose_exponentials_leave_float32_give_the_same_probabilities(shi
     scored = head_log_probs(head, hidden.detach(), targets, (1.0, 0.5))
     assert torch.allclose(scored[0].double(), exact, atol=1e-4, rtol=1e-5)
     assert bool(scored.isfinite().all())
+
+
+@pytest.mark.parametrize("shift", [0.0, 60.0, 150.0, -150.0])
+@pytest.mark.parametrize("others", [1, 2])
+@pytest.mark.parametrize("covering", [False, True])
+def test_logits_whose_exponentials_leave_float32_give_the_same_divergence(covering, others, shift):
+    heads = [nn.Linear(6, 7000) for _ in range(1 + others)]
+    hiddens = [torch.randn(150, 6, generator=rng(17 + k)) for k in range(1 + others)]
+    for k, (head, hidden) in enumerate(zip(heads, hiddens, strict=True)):
+        head.requires_grad_(k == 0)
+        hidden[k : k + 2] *= 100  # beyond exp in any case: ever one chunk of the two is done anew
+        with torch.no_grad():
+            head.bias += shift
+    hidden, weight = hiddens[0].requires_grad_(), torch.randn(150, generator=rng(15))
+    logs = [torch.log_softmax(h.double()(x.double()), -1) for h, x in zip(heads, hiddens, strict=True)]
+    p, q = logs[0], torch.logsumexp(torch.stack(logs[1:]), 0) - math.log(others)
+    exact = (q.exp() * (q - p)).sum(1) if covering else (p.exp() * (p - q)).sum(1)
+    truth = torch.autograd.grad((weight * exact).sum(), [hidden, heads[0].weight, heads[0].bias])
+    single = [h.float() for h in heads]
+    theirs = list(zip(single[1:], hiddens[1:], strict=True))
+    loss, kl = head_divergence(single[0], hidden, theirs, weight, covering)
+    assert torch.allclose(kl.double(), exact, atol=1e-4, rtol=1e-5)
+    bound = 1e-4 if covering else 5e-3  # p (log p - log q - KL), where the logarithms differ by 200
+    for got, wanted in zip(torch.autograd.grad(loss, [hidden, heads[0].weight, heads[0].bias]), truth, strict=True):
+        assert float((got - wanted).abs().max()) <= bound * float(wanted.abs().max())
 
 
 def test_logits_whose_exponentials_leave_float32_give_the_same_samples():

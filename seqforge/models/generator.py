@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LogProbs = Callable[[slice], Tensor]
+Headed = tuple[nn.Linear, Tensor]  # a head, and hidden vectors (N,H) of the rows that it is asked about
 
 
 @runtime_checkable
@@ -230,32 +230,37 @@ def head_log_probs(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature
 
 
 class _WeightedDivergence(torch.autograd.Function):
-    """sum_n weight_n * KL(p_n || q_n) of a head's distributions p and given ones, or KL(q_n || p_n), with the gradients
-    of p's taken on the way forward, chunk by chunk as in `_WeightedNLL`: d KL(p || q) / d logits = p (log p - log q -
-    KL), d KL(q || p) / d logits = p - q.
+    """sum_n weight_n * KL(p_n || q_n) of a head's distributions p and those of others, or KL(q_n || p_n), with the
+    gradients of p's taken on the way forward, chunk by chunk as in `_WeightedNLL`: d KL(p || q) / d logits = p (log p -
+    log q - KL), d KL(q || p) / d logits = p - q. Of x and y, the logits of p and q, only the exponentials are made:
+    KL(p || q) = sum p (x - y) - log sum e^x + log sum e^y.
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, weight: Tensor, other: LogProbs, covering: bool):
+    def forward(
+        ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, weight: Tensor, others: Sequence[Headed], covering: bool
+    ):
         rows = max(16, CACHE_FLOATS // 2 // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
-        weight = weight.to(kernel.dtype)
+        weight, other_of = weight.to(kernel.dtype), _normalised(others, rows)
         with_one, columns = _with_bias(hidden, kernel, bias)
         kl, d_hidden = _full(hidden.new_empty(hidden.shape[0])), torch.empty_like(hidden)
-        d_columns = torch.zeros_like(columns)
+        d_columns, room = torch.zeros_like(columns), hidden.new_empty(min(rows, len(hidden)), len(kernel))
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
-            h = with_one[part]
-            logp = torch.log_softmax(_full(h @ columns), dim=-1)
-            logq, p = other(part), logp.exp()
+            h, (y, log_sum_y) = with_one[part], other_of(part)
+            x = _full(torch.mm(h, columns, out=room[: len(h)]))
+            gap = x - y
+            e, sums, log_sum_x = _exponentials(x, lambda h=h: h @ columns)
             if covering:
-                q = logq.exp()
-                kl[part] = torch.linalg.vecdot(q, logq - logp)
-                delta = p.sub_(q)
+                q = torch.softmax(y, dim=-1)
+                kl[part] = (log_sum_x - log_sum_y).squeeze(1) - torch.linalg.vecdot(q, gap)
+                delta, scale = e.div_(sums).sub_(q), weight[part, None]
             else:
-                gap = logp.sub_(logq)
-                kl[part] = torch.linalg.vecdot(p, gap)
-                delta = gap.sub_(kl[part, None]).mul_(p)
-            delta, scale = delta.to(kernel.dtype), weight[part, None]
+                mean = torch.linalg.vecdot(e, gap)[:, None] / sums
+                kl[part] = (mean - log_sum_x + log_sum_y).squeeze(1)
+                delta = gap.sub_(mean).mul_(e)  # sums * the gradient
+                scale = weight[part, None] / sums.to(kernel.dtype)
+            delta = delta.to(kernel.dtype)
             torch.mm(delta, kernel, out=d_hidden[part]).mul_(scale)
             d_columns.addmm_((h * scale).t(), delta)
         ctx.save_for_backward(d_hidden, d_columns)
@@ -268,31 +273,46 @@ class _WeightedDivergence(torch.autograd.Function):
 
 
 def head_divergence(
-    head: nn.Linear, hidden: Tensor, other: LogProbs, weight: Tensor, covering: bool = False
+    head: nn.Linear, hidden: Tensor, others: Sequence[Headed], weight: Tensor, covering: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Loss sum_n weight_n * KL(p_n || q_n) in nats, and KL (N,) without gradient; covering: KL(q_n || p_n).
 
-    hidden (N,H), weight (N,); other: a slice of rows -> log q of them (.,V).
+    hidden (N,H), weight (N,); q_n: the mean of the probabilities that the others' heads give, without gradient.
     """
     assert hidden.shape[:1] == weight.shape
     bias = head.bias if head.bias is not None else head.weight.new_zeros(head.weight.shape[0])
-    return _WeightedDivergence.apply(hidden, head.weight, bias, weight, other, covering)
+    return _WeightedDivergence.apply(hidden, head.weight, bias, weight, others, covering)
+
+
+def _exponentials(logits: Tensor, again: Callable[[], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """`unscaled_softmax`, and the log (N,1) of the sum of the logits' exponentials."""
+    e, sums = unscaled_softmax(logits, again)
+    if e is logits:
+        return e, sums, sums.log()
+    return e, sums, torch.logsumexp(_full(again()), dim=-1, keepdim=True)
+
+
+def _normalised(heads: Sequence[Headed], rows: int) -> Callable[[slice], tuple[Tensor, Tensor]]:
+    """Of the mean probability that heads give in chunks of `rows`: logits (.,V), which may be overwritten, and the log
+    (.,1) of the sum of their exponentials.
+    """
+    logits_of = [head_logits(head, hidden, rows) for head, hidden in heads]
+
+    @torch.no_grad()
+    def normalised(part: slice) -> tuple[Tensor, Tensor]:
+        if len(logits_of) > 1:
+            mean = mean_of([torch.log_softmax(_full(logits(part)), dim=-1) for logits in logits_of])
+            return mean, mean.new_zeros(len(mean), 1)
+        y = _full(logits_of[0](part))
+        return y, _exponentials(y.clone(), lambda: y)[2]
+
+    return normalised
 
 
 def mean_of(log_probs: Sequence[Tensor]) -> Tensor:
     """log of the mean of probabilities (...,V), from their logarithms."""
     total = functools.reduce(torch.logaddexp, log_probs)
     return total - math.log(len(log_probs)) if len(log_probs) > 1 else total
-
-
-def headed_log_probs(heads: Sequence[tuple[nn.Linear, Tensor]]) -> LogProbs:
-    """Of heads and their hidden vectors (N,H), the log of their mean probability, row by row when asked for."""
-
-    @torch.no_grad()
-    def log_probs(part: slice) -> Tensor:
-        return mean_of([torch.log_softmax(_full(head(hidden[part])), dim=-1) for head, hidden in heads])
-
-    return log_probs
 
 
 def log_softmax_at(logits: Tensor, targets: Tensor) -> Tensor:
