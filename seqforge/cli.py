@@ -17,7 +17,7 @@ from seqforge.options import Parser
 from seqforge.report.folder import read_log
 from seqforge.settings import RunConfig, build
 from seqforge.tables import out
-from seqforge.training import METHODS, Interrupted, free_folder, resume, train, write_report
+from seqforge.training import METHODS, Interrupted, default_options, free_folder, resume, train, write_report
 
 
 def train_(argv: list[str]) -> int:
@@ -75,7 +75,7 @@ def _end_seeds(folder: Path, limit: int) -> int:
     cli_runs.show_comparison(seeds.runs_of(folder))
     if any((run / "controls").is_dir() for run in seeds.runs_of(folder)):
         cli_runs.show_controls(folder)
-    page = report.build_many(seeds.runs_of(folder), folder / "report.html")
+    page = report.build_many(seeds.runs_of(folder), folder / "report.html", default_options)
     out.print(f"runs {folder}/seed-*  report {page}", markup=False, soft_wrap=True)
     return 0
 

@@ -239,7 +239,10 @@ def report_(argv: list[str]) -> int:
         return 0
     if len(args.runs) > 1 and args.out is None:
         raise ValueError(f"a report of {len(args.runs)} runs needs --out FILE")
-    page = report.build(args.runs[0], args.out) if len(args.runs) == 1 else report.build_many(args.runs, args.out)
+    if len(args.runs) == 1:
+        page = report.build(args.runs[0], args.out)
+    else:
+        page = report.build_many(args.runs, args.out, default_options)
     out.print(str(page), markup=False, soft_wrap=True)
     return 0
 

@@ -21,7 +21,7 @@ from seqforge.report.discriminator import WITHOUT
 from seqforge.report.frontier import Line, Point, frontier_lines, label_temperatures
 from seqforge.report.learning import GROUPS, levels
 from seqforge.report.neighbours import WIDEST, pieces
-from seqforge.training import METHODS
+from seqforge.training import METHODS, default_options
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_time_by_phase_and_memory_are_told(run):
 
 
 def many(*runs):
-    return Page(build_many(runs, runs[0].parent / "many.html").read_text(encoding="utf-8"))
+    return Page(build_many(runs, runs[0].parent / "many.html", default_options).read_text(encoding="utf-8"))
 
 
 def seeded(tmp_path, name, seed, **changes):
@@ -312,6 +312,14 @@ def test_seeds_share_a_page_with_their_frontier_and_each_its_curves(tmp_path):
     ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert "nll_oracle 8.790 ± 0.000" in page.text
+
+
+def test_seeds_made_before_and_after_an_option_came_to_be_are_one_group(tmp_path):
+    """The page took them for two experiments, though `compare` did not."""
+    old, new = seeded(tmp_path, "old", 1), seeded(tmp_path, "new", 2, baseline="leave-one-out")
+    other = seeded(tmp_path, "other", 3, baseline="none")
+    assert "(baseline" not in many(old, new).text
+    assert "(baseline none)" in many(old, new, other).text
 
 
 def test_the_gap_at_equal_diversity_is_a_row_a_pair_of_groups(tmp_path):

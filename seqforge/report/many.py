@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from seqforge.compare import compare, group_of
+from seqforge.compare import Defaults, compare, group_of
 from seqforge.frontier import AXES, DIVERSITY
 from seqforge.report import discriminator, learning, ran, scores
 from seqforge.report.curves import read_curves, read_phases
@@ -20,18 +20,20 @@ from seqforge.report.tables import Table, config_table, minus
 SHOWN = ("nll_oracle", "nll_test", "nll_valid", "reward_mean", "d_accuracy_valid", "entropy", "gradient_norm")
 
 
-def build_many(runs: Sequence[Path], out: Path) -> Path:
-    """Writes one HTML page about several run folders and returns its path; what they lack is named on it."""
-    view = many_view([read_folder(Path(run)) for run in runs])
+def build_many(runs: Sequence[Path], out: Path, defaults: Defaults = lambda _: {}) -> Path:
+    """Writes one HTML page about several run folders and returns its path; what they lack is named on it. `defaults`
+    as `compare` takes them.
+    """
+    view = many_view([read_folder(Path(run)) for run in runs], defaults)
     html = environment().get_template("many.html.j2").render(view)
     return write_whole(out, lambda path: path.write_bytes(html.encode("utf-8", errors="replace")))
 
 
-def many_view(folders: list[Folder]) -> dict[str, Any]:
+def many_view(folders: list[Folder], defaults: Defaults) -> dict[str, Any]:
     """Everything the template shows."""
-    found, refused = compared(folders)
+    found, refused = compared(folders, defaults)
     groups = found["groups"]
-    together = frontier_pictures(lines_of([f for f in folders if f.scores])) if groups else []
+    together = frontier_pictures(lines_of([f for f in folders if f.scores], defaults)) if groups else []
     judged = {name: g["verdicts"][0] for name, g in groups.items() if g["verdicts"]}
     return {
         "title": f"{len(folders)} runs: {', '.join(f.name for f in folders)}",
@@ -45,22 +47,22 @@ def many_view(folders: list[Folder]) -> dict[str, Any]:
     }
 
 
-def compared(folders: list[Folder]) -> tuple[dict[str, Any], list[str]]:
+def compared(folders: list[Folder], defaults: Defaults) -> tuple[dict[str, Any], list[str]]:
     """What `compare` finds of the runs that have been scored, and in sentences why others, or all, are left out."""
     whole = [f for f in folders if f.scores]
     told = [f"{f.name} is not among those compared: it has no scores yet." for f in folders if not f.scores]
     if len(whole) < 2:
         return {"groups": {}}, [*told, "Nothing is compared: that takes two runs that have been scored."]
     try:
-        return compare([f.path for f in whole]), told
+        return compare([f.path for f in whole], defaults), told
     except (ValueError, LookupError, TypeError) as e:  # measured otherwise, or by another version: the rest stands
         return {"groups": {}}, [*told, f"Nothing is compared: {e}"]
 
 
-def lines_of(folders: list[Folder]) -> dict[str, list[Line]]:
+def lines_of(folders: list[Folder], defaults: Defaults) -> dict[str, list[Line]]:
     """By frontier, the curves of all generators of all runs; those of one group, which differ in the seed, alike."""
     first: dict[str, dict] = {}
-    groups = [group_of(f.config, first) for f in folders]
+    groups = [group_of(f.config, first, defaults) for f in folders]
     of = [f"{group}, " if len(set(groups)) > 1 else "" for group in groups]
     return {
         name: [
