@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from string import whitespace
 from typing import Literal
 
 import torch
@@ -14,7 +16,7 @@ from seqforge import evaluate
 from seqforge.data.corpus import decode
 from seqforge.data.tokens import unknown_id
 from seqforge.models.transformer import Source, TransformerGenerator
-from seqforge.pairs import source_ids
+from seqforge.pairs import ASKED, source_ids
 from seqforge.sampling import GREEDY, Filter, Fork, Samples, begin, complete, uniform
 
 Decode = Literal["greedy", "sample", "beam"]
@@ -31,7 +33,9 @@ class Answering:
 
 @dataclass(frozen=True)
 class Speaker:
-    """A generator that answers. history: turns it reads; max_source, max_length: tokens of source and reply."""
+    """A generator that answers. history: turns it reads; max_source, max_length: tokens of source and reply; characters
+    and labels: what it was asked in training (`pairs.asked`), None where an older run did not write it down.
+    """
 
     name: str
     generator: TransformerGenerator
@@ -40,6 +44,8 @@ class Speaker:
     max_source: int
     max_length: int
     unknown: int | None
+    characters: frozenset[str] | None = None
+    labels: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, run: Path, wanted: str | None = None) -> Speaker:
@@ -51,17 +57,30 @@ class Speaker:
         data = config["data"]
         history = 1 if data["condition"] == "label" else data["history"]
         sizes = (history, data["max_source"], data["max_length"])
-        name = f"{run.resolve().name}{f' ({wanted})' if wanted else ''}"
-        return cls(name, generator, tokenizer, *sizes, unknown_id(tokenizer, data["unk_token"]))
+        told = evaluate.player_of(folder) / ASKED
+        heard = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+        return cls(
+            f"{_name(run)}{f' ({wanted})' if wanted else ''}",
+            generator,
+            tokenizer,
+            *sizes,
+            unknown_id(tokenizer, data["unk_token"]),
+            frozenset(heard["characters"]) if heard else None,
+            tuple(heard["labels"]) if heard.get("labels") else None,
+        )
 
     def source(self, turns: list[str]) -> Source:
         """The last turns as it reads them, the oldest tokens dropped where they are too many. Raises ValueError for a
-        turn that it knows no token of.
+        turn that it knows nothing of, and for a label that it was not trained on.
         """
         eos_id = self.generator.eos_id
         assert eos_id is not None
         latest = source_ids(self.tokenizer, eos_id, turns[-1:])
-        if not set(latest) - {eos_id, self.unknown}:
+        said = self.tokenizer.decode(latest, skip_special_tokens=True)
+        if self.labels and said not in self.labels:
+            raise ValueError(f"{self.name} has no label {turns[-1]!r}; its labels: {', '.join(self.labels)}")
+        strange = self.characters is not None and not (set(said) - set(whitespace)) & self.characters
+        if strange or not set(latest) - {eos_id, self.unknown}:
             raise ValueError(f"{self.name} knows no word of {turns[-1]!r}; say it in other words")
         if (most := self.max_source) < len(latest):
             warnings.warn(f"{self.name} reads the last {most} of these {len(latest)} tokens; use fewer", stacklevel=2)
@@ -79,6 +98,12 @@ class Speaker:
             fork = begin(self.generator, 1, context=source)
             found = complete(self.generator, fork, uniform((1, self.max_length), rng), filter)
         return decode(self.tokenizer, found.ids, found.lengths)[0]
+
+
+def _name(run: Path) -> str:
+    """Of a seed of several, the folder of all of them too."""
+    whole = run.resolve()
+    return f"{whole.parent.name}/{whole.name}" if whole.name.startswith("seed-") else whole.name
 
 
 @torch.no_grad()

@@ -137,6 +137,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
+RESUME = "; `seqforge resume RUN` goes on from the last checkpoint"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command. Exit codes: 0 done, 2 bad input (one line on stderr), 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
@@ -169,7 +172,8 @@ def main(argv: list[str] | None = None) -> int:
               file=sys.stderr)  # fmt: skip
         return 2
     except KeyboardInterrupt:
-        print("\nseqforge: interrupted; `seqforge resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        trains = argv[0] in ("train", "resume", "sweep")
+        print("\nseqforge: interrupted" + RESUME * trains, file=sys.stderr)
         return 130
 
 

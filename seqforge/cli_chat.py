@@ -99,7 +99,11 @@ class Talk:
         if name == "/save":
             if not value:
                 raise ValueError("/save needs a file: /save talk.txt")
-            Path(value).write_text("\n".join(map(one_line, self.turns)) + "\n", encoding="utf-8")
+            try:
+                with Path(value).open("x", encoding="utf-8") as file:
+                    file.write("\n".join(map(one_line, self.turns)) + "\n")
+            except FileExistsError:
+                raise ValueError(f"{value}: exists already; save under another name") from None
             return f"{len(self.turns)} turns in {value}"
         raise ValueError(f"unknown command {name}; there are {HELP}")
 

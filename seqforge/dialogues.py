@@ -65,5 +65,5 @@ def load(config: DataConfig) -> Corpus:
                 answers.append(Pair(history, turns[t], tuple(turns[:t]), f"dialogues {name}:{i + 1}"))
         found[name] = answers[:n]
     words = [" ".join(word for word in world.grammar.words if word != BETWEEN)]
-    corpus = pairs.build(found, config, "dialogues", words, grouped=False)
+    corpus = pairs.build(found, config, "dialogues", words, key=None)
     return replace(corpus, source=f"dialogues:{corpus.digest}", judge=world)

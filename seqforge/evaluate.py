@@ -166,6 +166,8 @@ def sweep(
         samples = Split(drawn.ids, drawn.lengths, nll.asked(corpus, config.samples))
         if kept is not None:
             kept[t] = samples
+        if samples.source is not None:
+            found.append(nll.perplexity(test))
         if text is not None:
             scores = text_scores(samples, corpus, config, t, novel=True)
             more, new = text(samples, t)
@@ -255,26 +257,32 @@ def world_scores(corpus: Corpus, drawn: Samples, seed: int, temperature: float) 
 def reply_scores(
     samples: Split, corpus: Corpus, facts: dict[str, object], temperature: float, seed: int
 ) -> list[Score]:
-    """Of replies to the test sources, from the first again after the last: right (where a judge knows), copied,
-    generic; at temperature 1 also what a judge trained afresh makes of as many as there are sources.
+    """Of replies to the first test sources: right (where a judge knows), copied, generic; at temperature 1 also what a
+    judge trained afresh makes of them.
     """
-    assert samples.source is not None
-    said, asked = (corpus.decode(s.ids, s.lengths) for s in (samples, samples.source))
-    right = right_replies(samples, corpus) if isinstance(corpus.judge, DialogueWorld) else None
-    found = replies.judged(said, asked, facts, temperature, seed, right)
+    found = _against_sources(samples, corpus, "test", facts, temperature, seed)
     if temperature != 1.0:
         return found
-    few = slice(min(len(samples), len(corpus.test)))
-    learned, asked = fresh.halves(corpus.test[few], samples[few])
+    learned, asked = fresh.halves(corpus.test[slice(len(samples))], samples)
     return found + fresh.judged("fresh_judge", learned, asked, corpus.vocab_size, facts, temperature, seed)
 
 
-def right_replies(samples: Split, corpus: Corpus) -> np.ndarray:
-    """(N,) bool: the world's judge accepts the reply after all turns before it; samples as in `reply_scores`."""
+def _against_sources(
+    samples: Split, corpus: Corpus, split: str, facts: dict[str, object], temperature: float, seed: int
+) -> list[Score]:
+    assert samples.source is not None
+    said, asked = corpus.decode(samples.ids, samples.lengths), corpus.turns(samples.source)
+    right = right_replies(samples, corpus, split) if isinstance(corpus.judge, DialogueWorld) else None
+    return replies.judged(said, asked, facts, temperature, seed, right)
+
+
+def right_replies(samples: Split, corpus: Corpus, split: str = "test") -> np.ndarray:
+    """(N,) bool: the world's judge accepts the reply after all turns before it; to the first sources of that split."""
     assert isinstance(corpus.judge, DialogueWorld)
     assert corpus.before is not None
-    before, said = corpus.before["test"], corpus.decode(samples.ids, samples.lengths)
-    return np.array([corpus.judge.right(before[i % len(before)], reply) for i, reply in enumerate(said)], dtype=bool)
+    said = corpus.decode(samples.ids, samples.lengths)
+    before = corpus.before[split][: len(said)]
+    return np.array([corpus.judge.right(b, reply) for b, reply in zip(before, said, strict=True)], dtype=bool)
 
 
 def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any]:
@@ -284,6 +292,7 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
     final = find_checkpoint(run)
     before = {"pre-trained": "pre-trained", verdicts.COUNTERPART: "counterpart"}
     found_before = [(name, checkpoint.newest(run / "checkpoints", tag=tag)) for name, tag in before.items()]
+    judge = None
     for name, folder in [*found_before, ("final", final)]:
         if folder is None:
             continue
@@ -295,14 +304,17 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
             _write(run / "music.json", tunes.described(generator, corpus, config.seed))
         rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name})
         rows[-1]["scores"] = [s.as_dict() for s in found]
+        if folder == final or corpus.test.source is not None:
+            judge = calibration.described(folder, corpus, kept[name][1.0], precision, config.seed)
+        if judge is not None and judge["pairs"]:
+            rows[-1]["scores"] += [s for s in judge["scores"] if s["name"] == "d_accuracy"]
     told, judged = verdict(rows, stage, draws)
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
     part = run / f".{verdicts.FILE}.part"
     verdicts.save_draws(part, draws)
     os.replace(part, run / verdicts.FILE)
     _write(run / "scores.json", result)
-    judge = calibration.described(final, corpus, kept[rows[-1]["name"]][1.0], precision, config.seed)
-    if judge is not None:
+    if judge is not None:  # of the newest
         _write(run / calibration.FILE, judge)
     _write(run / portrait.DISTRIBUTIONS, portrait.distributions(kept, corpus, config.seed))
     _write(run / portrait.NEAREST, portrait.beside_training(kept, corpus, config.seed))
@@ -323,8 +335,9 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
     if corpus.oracle is None:
         real = corpus.train[slice(config.samples)]
         scores = text_scores(real, corpus, config, 1.0, novel=False)
-        if corpus.test.source is not None:  # real pairs against replies dealt anew
-            facts = {"seed": config.seed, "data": corpus.source}
+        if corpus.test.source is not None:
+            scores += _against_sources(real, corpus, "train", _facts(corpus, config, 1.0), 1.0, config.seed)
+            facts = {"seed": config.seed, "data": corpus.source}  # real pairs against replies dealt anew
             learned, asked = ((s, fresh.shuffled(s, config.seed)) for s in (corpus.train, corpus.test))
             scores += fresh.judged("mismatch", learned, asked, corpus.vocab_size, facts, 1.0, config.seed)
         name = "training tunes themselves" if corpus.music else "training text itself"

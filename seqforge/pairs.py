@@ -1,14 +1,16 @@
 """Corpora of pairs: a source and what answers it. Dialogues, or labels and their texts, from files to three splits.
 
 Every turn but the first is a reply; its source is the turn before it, with `history` k the k before it, each with the
-end token after it. Pairs that occur twice are taken once. A source utterance lies in one split alone.
+end token after it. Pairs that occur twice are taken once. A source utterance, or a labelled text, lies in one split
+alone.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -24,6 +26,7 @@ from seqforge.data.pack import LONGEST_BY_ITSELF, choose_lengths, pack
 from seqforge.data.readers.dialogue import Dialogues, read_dialogues
 
 HELD = ("valid", "test")
+ASKED = "asked.json"  # beside the tokenizer in a checkpoint: what sources were made of, see `asked`
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,21 @@ class Pair:
     before: tuple[str, ...]
     place: str
 
-    @property
-    def group(self) -> str:
-        """The source utterance, without case, marks and blanks: what may lie in one split only."""
-        return normalised(self.history[-1])
-
 
 def normalised(text: str) -> str:
+    """Without case, marks and blanks."""
     return " ".join(re.findall(r"\w+", text.casefold())) or text.strip()
+
+
+Key = Callable[[Pair], str]  # of a pair, what may lie in one split only
+
+
+def utterance(pair: Pair) -> str:
+    return normalised(pair.history[-1])
+
+
+def labelled(pair: Pair) -> str:
+    return normalised(pair.reply)
 
 
 def pairs_of(dialogues: Dialogues, history: int) -> list[Pair]:
@@ -56,14 +66,14 @@ def pairs_of(dialogues: Dialogues, history: int) -> list[Pair]:
 
 
 def split_by_group(
-    pairs: Sequence[Pair], held: tuple[int, int], seed: int, whole: bool = True
+    pairs: Sequence[Pair], held: tuple[int, int], seed: int, key: Key | None = utterance
 ) -> dict[str, list[Pair]]:
-    """train, valid and test; of the held-out pairs about so many. `whole`: all pairs of one source utterance lie in one
-    split; else (labels) each pair is drawn by itself.
+    """train, valid and test; of the held-out pairs about so many. All pairs of one key lie in one split; without a key
+    each pair is drawn by itself.
     """
     groups: dict[object, list[Pair]] = {}
     for i, pair in enumerate(pairs):
-        groups.setdefault(pair.group if whole else i, []).append(pair)
+        groups.setdefault(key(pair) if key else i, []).append(pair)
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed)).tolist()
     waiting = [list(groups.values())[i] for i in order]
     parts: dict[str, list[Pair]] = {}
@@ -85,16 +95,22 @@ def load(files: dict[str, str], config: DataConfig) -> Corpus:
             first = read[name].first_skipped[reason]
             warnings.warn(f"{path}: left out {count} x {reason} (the first: {first})", stacklevel=2)
     found = {name: pairs_of(d, 1 if labels else config.history) for name, d in read.items()}
-    return build(found, config, f"{read['train'].format}:{Path(files['train']).name}", grouped=not labels)
+    return build(
+        found, config, f"{read['train'].format}:{Path(files['train']).name}", key=labelled if labels else utterance
+    )
 
 
 def build(
-    found: dict[str, list[Pair]], config: DataConfig, source: str, whole: list[str] | None = None, grouped: bool = True
+    found: dict[str, list[Pair]],
+    config: DataConfig,
+    source: str,
+    whole: list[str] | None = None,
+    key: Key | None = utterance,
 ) -> Corpus:
     """A corpus of pairs by split; what has no file of its own is drawn from the training pairs. `whole`: texts with
-    every type there can be, where that is known; `grouped`: no source utterance in two splits.
+    every type there can be, where that is known; `key`: of that nothing lies in two splits.
     """
-    parts = _parts(found, config, grouped)
+    parts = _parts(found, config, key)
     tokenizer, eos_id, kind = _tokenizer(parts["train"], config, whole or [])
     sides = {name: _encode(tokenizer, eos_id, part, config) for name, part in parts.items()}
     lengths = sides["train"][1].lengths
@@ -123,7 +139,7 @@ def build(
     )
 
 
-def _parts(found: dict[str, list[Pair]], config: DataConfig, grouped: bool) -> dict[str, list[Pair]]:
+def _parts(found: dict[str, list[Pair]], config: DataConfig, key: Key | None) -> dict[str, list[Pair]]:
     train = found["train"]
     wanted = [0 if name in found else min(getattr(config, f"{name}_size"), len(train) // 10) for name in HELD]
     if any(name not in found and not n for name, n in zip(HELD, wanted, strict=True)):
@@ -131,21 +147,23 @@ def _parts(found: dict[str, list[Pair]], config: DataConfig, grouped: bool) -> d
             f"{train[0].place}: {len(train)} distinct pairs; at least 10 are needed to hold some out (or give "
             "--data.valid and --data.test)"
         )
-    parts = split_by_group(train, (wanted[0], wanted[1]), config.seed, grouped)
+    parts = split_by_group(train, (wanted[0], wanted[1]), config.seed, key)
     parts |= {name: found[name] for name in HELD if name in found}
-    if grouped:  # files of one's own may overlap
+    if key:  # files of one's own may overlap
+        what = "text" if key is labelled else "source"
         for name, later in (("valid", ("test",)), ("train", HELD)):
-            seen = {p.group for other in later for p in parts[other]}
-            clean = [p for p in parts[name] if p.group not in seen]
+            seen = {key(p) for other in later for p in parts[other]}
+            clean = [p for p in parts[name] if key(p) not in seen]
             if len(clean) < len(parts[name]):
                 count = len(parts[name]) - len(clean)
-                warnings.warn(f"{name}: left out {count} pairs whose source {' or '.join(later)} has too", stacklevel=2)
+                warnings.warn(f"{name}: left out {count} pairs whose {what} {' or '.join(later)} has too", stacklevel=2)
             parts[name] = clean
     empty = next((name for name, part in parts.items() if not part), None)
     if empty:
+        what = "text" if key is labelled else "source utterance"
         raise ValueError(
-            f"{train[0].place}: no {empty} pair is left, as pairs with the same source utterance stay together; "
-            "give dialogues with more sources"
+            f"{train[0].place}: no {empty} pair is left, as pairs with the same {what} stay together; give more "
+            "different ones"
         )
     return parts
 
@@ -193,6 +211,14 @@ def _encode(
 def source_ids(tokenizer: Tokenizer, eos_id: int, turns: Sequence[str]) -> list[int]:
     """The ids of some turns as a source: an end token after each."""
     return [i for turn in turns for i in [*tokenizer.encode(turn, add_special_tokens=False).ids, eos_id]]
+
+
+def asked(corpus: Corpus, labels: bool) -> str:
+    """JSON of what the training sources hold: their `characters`, and of labels each of them, else null."""
+    assert corpus.train.source is not None
+    turns = {turn for turns in corpus.turns(corpus.train.source) for turn in turns}
+    found = {"characters": "".join(sorted(set().union(*turns))), "labels": sorted(turns) if labels else None}
+    return json.dumps(found, ensure_ascii=False)
 
 
 def _sources(

@@ -76,7 +76,7 @@ def beside_training(drawn: Drawn, corpus: Corpus, seed: int) -> dict[str, Any]:
         "digest": corpus.digest,
         "least": least,
         "seed": seed,
-        "asked": None if source is None else corpus.decode(source.ids[:SHOWN], source.lengths[:SHOWN]),
+        "asked": None if source is None else [" ".join(turns) for turns in corpus.turns(source[slice(SHOWN)])],
         "generators": generators,
     }
 

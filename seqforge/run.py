@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -128,6 +129,7 @@ class Run:
         self._rngs: dict[str, torch.Generator] = {}
         self._restored: dict = {}
         self._from: Path | None = None
+        self._start: Path | None = None
         self._begun = self._saved = time.monotonic()
         self._note: dict[str, str] = {}
         self.health = self.keep("health", health or Watch())
@@ -180,6 +182,7 @@ class Run:
         its random state.
         """
         self._restore(start_of(other, part))
+        self._start = other
         self.first_step = self.step
         self.marks -= {
             "start",
@@ -189,6 +192,15 @@ class Run:
             "vectors",
         }  # this run says what it is, and saves that point as its own
         self.done = dict.fromkeys(self.done, 2**31)  # taken over as it is, whatever this configuration says of it
+
+    def take_over(self, name: str) -> bool:
+        """Copy a file of the run that this one started from; whether there was one. It appears whole."""
+        if self._start is None or not (self._start / name).is_file():
+            return False
+        part = self.folder / f".{name}.part"
+        shutil.copyfile(self._start / name, part)
+        part.replace(self.folder / name)
+        return True
 
     def _restore(self, found: Path) -> None:
         self._from = found

@@ -15,6 +15,11 @@ COMPARED = [
     "entropy",
     "grammatical",
     "right",
+    "perplexity",
+    "fresh_judge",
+    "d_accuracy",
+    "copied",
+    "generic",
     "bleu3",
     "bleu4",
     "self_bleu3",
@@ -22,7 +27,7 @@ COMPARED = [
     "fed",
 ]
 LEFT_OUT = {f"{n}{k}" for n in ("unique", "ms_jaccard", "bleu_f1_", "distinct") for k in range(1, 6)} - {
-    *("ms_jaccard4", "bleu_f1_4", "distinct2", "distinct3")
+    *("ms_jaccard4", "bleu_f1_4", "distinct1", "distinct2", "distinct3")
 }  # of the table on the terminal
 
 out = Console(highlight=False)

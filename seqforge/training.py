@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows has none
     fcntl = None
 
-from seqforge import __version__, checkpoint, corpora, evaluate, memory, watch
+from seqforge import __version__, checkpoint, corpora, evaluate, memory, pairs, watch
 from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Corpus
 from seqforge.health import Watch
@@ -187,6 +187,8 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
     """Train, score, report; the same for a new run and a resumed one."""
     corpus = corpus.to(run.device)
     run.extra_files["tokenizer.json"] = corpus.tokenizer.to_str()
+    if corpus.train.source is not None:
+        run.extra_files[pairs.ASKED] = pairs.asked(corpus, config.data.condition == "label")
     if config.tensorboard:
         run.tensorboard = _tensorboard(run.folder)
     with contextlib.closing(run):

@@ -1,6 +1,7 @@
 """`seqforge chat`: replies by three ways of decoding, files of prompts, and a conversation through a terminal."""
 
 import fcntl
+import json
 import os
 import pty
 import select
@@ -47,6 +48,21 @@ def test_a_file_of_prompts(decode, run, tmp_path, capsys):
     assert [row[0] for row in rows] == ["it is called tom .", "what colour is it ?"]
     assert all(len(row) == 3 for row in rows)
     assert rows[1][1].startswith("it is") or decode == "sample"
+
+
+def test_byte_pairs_have_every_character_yet_a_prompt_of_unseen_ones_is_refused(tmp_path):
+    rows = [
+        {"messages": [{"role": "u", "content": f"what is {i}"}, {"role": "a", "content": f"{i}"}]} for i in range(80)
+    ]
+    (tmp_path / "talk.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    small = ["--recipe", "dialogue-tiny", "--data", str(tmp_path / "talk.jsonl"), "--data.tokenizer", "bpe"]
+    out = ["--stage", "pretrain-generator", "--evaluate.samples", "8", "--out", str(tmp_path / "run")]
+    assert main(["train", "dialogue", *small, *out]) == 0
+    speaker = Speaker.of(tmp_path / "run")
+    assert speaker.reply(["what is 7"], Answering("greedy"), torch.Generator()) is not None
+    for strange in ("日本語", "§ §", "😀"):
+        with pytest.raises(ValueError, match="run knows no word of"):
+            speaker.source([strange])
 
 
 @pytest.mark.parametrize(
@@ -205,6 +221,7 @@ def test_a_conversation_through_a_terminal(run, tmp_path):
     assert "knows no word" in terminal.until("\r\n> ")
     assert "unknown command /nix" in terminal.say("/nix")
     assert terminal.say("/save talk.txt") == "4 turns in talk.txt"
+    assert "talk.txt: exists already" in terminal.say("/save talk.txt")
     saved = (tmp_path / "talk.txt").read_text().splitlines()
     assert saved[:3] == ["it is called tom .", first, "what colour is it ?"]
     os.write(terminal.fd, b"/quit\n")

@@ -222,6 +222,9 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr(training.corpora, "load", interrupt)
     assert main([*TINY, "--out", "new"]) == 130
     assert "seqforge resume" in capsys.readouterr().err
+    monkeypatch.setitem(cli.COMMANDS, "chat", interrupt)
+    assert main(["chat", "new"]) == 130
+    assert capsys.readouterr().err == "\nseqforge: interrupted\n"  # nothing to resume
 
 
 # --- options, recipes, config.yaml ---------------------------------------------------------------------
@@ -241,6 +244,13 @@ def test_data_before_and_after_its_keys():
     for argv in (["--data.max_length", "9", "--data", "a.txt"], ["--data", "a.txt", "--data.max_length", "9"]):
         data = options.parse_train("seqgan", argv).data
         assert (data.source, data.max_length) == ("a.txt", 9)
+
+
+@pytest.mark.parametrize("spelt", [["--generator", "transformer"], ["--generator=transformer"]])
+def test_a_kind_stands_for_its_group(spelt):
+    assert options.parse_train("seqgan", [*spelt, "--generator.hidden", "8"]).generator.kind == "transformer"
+    assert options.parse_train("cot", ["--mediator", "transformer", *spelt]).mediator.kind == "transformer"
+    assert options.parse_train("cot", ['--generator={"hidden": 8}']).generator.hidden == 8
 
 
 def test_the_command_line_overrides_the_recipe_wherever_it_stands():

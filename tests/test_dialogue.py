@@ -1,6 +1,7 @@
 """The dialogue method: its adversarial gradient against enumeration, its stages, and that what it trains on is real."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from seqforge.data.corpus import Split
 from seqforge.likelihood import log_probs, sequence_nll
 from seqforge.methods import dialogue
 from seqforge.methods.dialogue import DialogueConfig, adversarial_loss
-from seqforge.metrics import replies
+from seqforge.metrics import nll, replies
 from seqforge.models.transformer import Source, TransformerGenerator
 from seqforge.models.transformer_discriminator import TransformerDiscriminator
 from seqforge.sampling import Samples, mask_of, sample, uniform
@@ -148,7 +149,13 @@ def test_all_stages_leave_what_they_say(run):
 def test_the_scores_hold_replies_to_what_they_answer(run):
     scores = json.loads((run / "scores.json").read_text())["generators"][-1]["scores"]
     found = {s["name"]: s for s in scores if s["temperature"] == 1.0}
-    assert {"right", "copied", "generic", "nll_test", "distinct2", "bleu4"} <= found.keys()
+    assert {"right", "copied", "generic", "nll_test", "distinct2", "bleu4", "d_accuracy"} <= found.keys()
+    assert found["perplexity"]["value"] == pytest.approx(math.exp(found["nll_test"]["value"]), rel=1e-9)
+    before, *_ = json.loads((run / "scores.json").read_text())["generators"]
+    assert before["name"] == "pre-trained"
+    assert "d_accuracy" in {s["name"] for s in before["scores"]}
+    (real,) = json.loads((run / "scores.json").read_text())["references"]
+    assert {s["name"]: s["value"] for s in real["scores"]}["right"] == 1.0
     draws = verdict.load_draws(run / verdict.FILE, "final")  # of the frontier of right replies over NLL_test
     for s in scores:
         if s["name"] in ("right", "nll_test"):
@@ -162,6 +169,7 @@ def test_right_answers_are_counted_against_their_own_conversation(wrong, share):
     corpus = corpora.load(config)
     ids, lengths = corpus.test.ids.clone(), corpus.test.lengths.clone()
     ids[:wrong, 0], lengths[:wrong] = corpus.eos_id, 1  # nothing said
+    assert len(nll.asked(corpus, 5000)) == 100  # each source once
     scores = evaluate.reply_scores(Split(ids, lengths, corpus.test.source), corpus, {}, 1.0, 1)
     assert scores[0].name == "right"
     assert scores[0].value == share
@@ -191,9 +199,16 @@ def test_shuffled_pairs_are_the_same_replies_to_other_sources():
 
 
 def test_copied_and_generic_by_hand():
-    sources = ["how are you ?", "how are you ?", "a b c d", "yes"]
+    sources = [["how are you ?"], ["how are you ?"], ["a b c d"], ["yes"]]
     assert replies.copied(["how are you ?", "are you", "b c d", "yes"], sources).tolist() == [True, False, True, True]
     assert replies.copied(["c d e", "ow are you", "", "no"], sources).tolist() == [False] * 4
+    two = [["one two", "three four five"]] * 4
+    assert replies.copied(["one two", "three four five", "two three four", "four five"], two).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert replies.generic(["a"] * 3 + [str(i) for i in range(97)]).tolist() == [True] * 3 + [False] * 97
     assert not replies.generic(["a"] * 2 + [str(i) for i in range(98)]).any()
 
@@ -215,14 +230,23 @@ def test_stages_one_by_one_end_where_one_run_ends(run, tmp_path):
         assert (folder / "generated.jsonl").is_file() == (stage != "pretrain-generator")
         last = folder
     assert (last / "generated.jsonl").read_bytes() == (run / "generated.jsonl").read_bytes()
-    names = ("generator", "discriminator")
-    ends = [checkpoint.newest(f / "checkpoints", tag="pre-trained") for f in (tmp_path / STAGE_BEFORE, run)]
-    for name in names:
-        a, b = ((e / name / "model.safetensors").read_bytes() for e in ends)
-        assert a == b
+    for tag, before in (("pre-trained", tmp_path / "pretrain-discriminator"), ("final", last)):
+        ends = [checkpoint.newest(f / "checkpoints", tag=tag) for f in (before, run)]
+        for name in ("generator", "discriminator"):
+            a, b = ((e / name / "model.safetensors").read_bytes() for e in ends)
+            assert a == b
 
 
-STAGE_BEFORE = "pretrain-discriminator"
+def test_the_generated_file_is_taken_over_not_written_again(run, tmp_path):
+    """Its discriminator learns from what RUN's generator answered, also where someone has mended that by hand."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main([*TINY, "--stage", "generate", "--out", str(first)]) == 0
+    file = first / "generated.jsonl"
+    mended = [json.loads(line) | {"generated": "mended"} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in mended))
+    more = ["--stage", "pretrain-discriminator", "--decode", "greedy", "--from", str(first)]
+    assert main([*TINY, *more, "--out", str(second)]) == 0
+    assert (second / "generated.jsonl").read_bytes() == file.read_bytes()
 
 
 SLOW = [pytest.param(reward, marks=pytest.mark.slow) for reward in ("random", "frozen")]
@@ -238,7 +262,7 @@ def test_null_controls(reward, run, tmp_path):
         assert {r["reward_mean"] for r in records(tmp_path / "run", "adversarial")} == {0.5}
 
 
-def test_classes_as_the_source(tmp_path):
+def test_classes_as_the_source(tmp_path, capsys):
     """`--condition label`: what is drawn for a class is of that class."""
     path = tmp_path / "texts.jsonl"
     words = {"good": "nice fine great", "bad": "poor awful sad"}
@@ -251,6 +275,11 @@ def test_classes_as_the_source(tmp_path):
     made = [json.loads(line) for line in (tmp_path / "run" / "generated.jsonl").read_text().splitlines()]
     fits = [m["generated"].split()[:1][0] in words[m["prompt"]] for m in made if m["generated"]]
     assert sum(fits) / len(fits) > 0.8
+    (tmp_path / "labels.txt").write_text("good\nterrible\n")
+    assert main(["chat", str(tmp_path / "run"), "--prompts", str(tmp_path / "labels.txt")]) == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("good\t")
+    assert "labels.txt:2: run has no label 'terrible'; its labels: bad, good" in said.err
 
 
 @pytest.mark.parametrize(

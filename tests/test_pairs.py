@@ -11,7 +11,7 @@ from seqforge import corpora, dialogues
 from seqforge.data.config import DataConfig
 from seqforge.data.readers import dialogue
 from seqforge.data.readers.dialogue import Dialogues, read_dialogues
-from seqforge.pairs import Pair, normalised, pairs_of, source_ids, split_by_group
+from seqforge.pairs import Pair, normalised, pairs_of, source_ids, split_by_group, utterance
 
 TALK = [["Hi!", "Hello.", "How are you?"], ["Bye", "See you"]]
 
@@ -34,6 +34,11 @@ def written(tmp_path, name, text):
         ("a.txt", "Hi! __eou__ Hello. __eou__ How are you? __eou__\nBye __eou__ See you\n", TALK),
         ("a.yaml", "- - Hi!\n  - Hello.\n  - How are you?\n- [Bye, See you]\n", TALK),
         ("a.yml", "categories: [x]\nconversations:\n- [Bye, See you]\n- [2, 4.5]\n", [TALK[1], ["2", "4.5"]]),
+        (
+            "a.yaml",
+            "- [Well, Yes, no, 12:30, 1_000, 2020-01-01, null]",
+            [["Well", "Yes", "no", "12:30", "1_000", "2020-01-01", "null"]],
+        ),
     ],
 )
 def test_formats(name, text, turns, tmp_path):
@@ -49,6 +54,13 @@ def test_parallel_files(tmp_path):
     written(tmp_path, "a.trg", "Hello.\n")
     with pytest.raises(ValueError, match=r"a.src: 2 lines, but .*a.trg has 1"):
         read_dialogues(path)
+    (tmp_path / "a.src").write_bytes(b"one\ntw\xffo\nthree\nfour\n")
+    (tmp_path / "a.trg").write_bytes(b"1\n2\n3\n4\xff\n")
+    with pytest.raises(ValueError, match=r"a.src:2: .*--data.on_error skip"):
+        read_dialogues(path)
+    found = read_dialogues(path, on_error="skip")  # on both sides, or all below would answer another line
+    assert found.turns == [["one", "1"], ["three", "3"]]
+    assert list(found.skipped.values()) == [2]
 
 
 def test_what_is_not_said_by_anyone_and_how_much_is_read(tmp_path, monkeypatch):
@@ -141,13 +153,13 @@ def many(n=300):
 def test_no_source_utterance_lies_in_two_splits(seed):
     read = Dialogues("x", "messages", [[f"Q {i % 60}{'?' * (i % 3)}", f"a{i}"] for i in range(300)], [0] * 300, {}, {})
     parts = split_by_group(pairs_of(read, 1), (30, 30), seed)
-    groups = {name: {p.group for p in part} for name, part in parts.items()}
+    groups = {name: {utterance(p) for p in part} for name, part in parts.items()}
     assert sum(map(len, parts.values())) == 300
     assert all(30 <= len(parts[name]) <= 35 for name in ("valid", "test"))
     for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
         assert len(groups[a] & groups[b]) == 0
-    loose = split_by_group(pairs_of(read, 1), (30, 30), seed, whole=False)
-    assert {p.group for p in loose["train"]} & {p.group for p in loose["test"]}
+    loose = split_by_group(pairs_of(read, 1), (30, 30), seed, key=None)
+    assert {utterance(p) for p in loose["train"]} & {utterance(p) for p in loose["test"]}
 
 
 def config_of(tmp_path, lines, **more):
@@ -158,7 +170,7 @@ def config_of(tmp_path, lines, **more):
 
 def text_of(corpus, split):
     asked, given = split.source, corpus.decode(split.ids, split.lengths)
-    return list(zip(corpus.decode(asked.ids, asked.lengths), given, strict=True))
+    return list(zip(map(" / ".join, corpus.turns(asked)), given, strict=True))
 
 
 @pytest.mark.parametrize("history", [1, 2])
@@ -174,7 +186,7 @@ def test_a_corpus_of_pairs_holds_the_texts_and_the_overlap_is_0(history, tmp_pat
         assert not sources["valid"] & sources["test"]
         assert ("two", "three") in [pair for part in found.values() for pair in part]
     else:
-        assert ("onetwo", "three") in [pair for part in found.values() for pair in part]
+        assert ("one / two", "three") in [pair for part in found.values() for pair in part]
     source = corpus.train.source
     assert (source.ids[torch.arange(len(source)), source.lengths - 1] == corpus.eos_id).all()
     assert corpora.load(corpora.effective(config, corpus)).digest == corpus.digest
@@ -238,6 +250,22 @@ def test_what_stops_at_long_sources_does_so_at_once_not_when_the_run_is_resumed(
     assert corpora.load(corpora.effective(config, corpus)).digest == corpus.digest
     with pytest.raises(ValueError, match=r"held.jsonl:1: a source of \d+ tokens, but max_source is \d+; raise"):
         corpora.load(config_of(tmp_path, many(), valid=held, overlong="stop"))
+
+
+def test_a_labelled_text_lies_in_one_split(tmp_path):
+    """Under two labels it was drawn twice, and held-out files of one's own were not held against the training set."""
+    rows = [json.dumps({"label": label, "text": f"Text {i % 60}."}) for i in range(120) for label in ("x", "y")]
+    corpus = corpora.load(config_of(tmp_path, rows, condition="label"))
+    parts = [
+        {normalised(reply) for _, reply in text_of(corpus, getattr(corpus, n))} for n in ("train", "valid", "test")
+    ]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 60
+    held, other = (
+        written(tmp_path, f"{name}.jsonl", json.dumps({"label": "x", "text": text}))
+        for name, text in (("held", "text 3"), ("other", "new"))
+    )
+    with pytest.warns(UserWarning, match="train: left out 2 pairs whose text valid or test has too"):
+        corpora.load(config_of(tmp_path, rows, condition="label", test=held, valid=other))
 
 
 def test_labels_are_sources(tmp_path):
@@ -338,4 +366,4 @@ def test_source_ids_end_every_turn():
     corpus = corpora.load(DataConfig(source="dialogues", condition="turns", train_size=40, valid_size=20, test_size=20))
     ids = source_ids(corpus.tokenizer, corpus.eos_id, ["hello tom !", "it is red ."])
     assert [i for i, x in enumerate(ids) if x == corpus.eos_id] == [3, 8]
-    assert Pair(("What, now?",), "x", (), "").group == "what now"
+    assert utterance(Pair(("What, now?",), "x", (), "")) == "what now"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -85,6 +86,13 @@ class Corpus:
     def decode(self, ids: Tensor, lengths: Tensor) -> list[str]:
         """One line of text a sequence."""
         return decode(self.tokenizer, ids, lengths)
+
+    def turns(self, source: Split) -> list[list[str]]:
+        """The turns of every source, which has an end token after each; of one cut short the first is a part."""
+        rows = [row[:n] for row, n in zip(source.ids.tolist(), source.lengths.tolist(), strict=True)]
+        cut = [[list(turn) for end, turn in groupby(row, lambda i: i == self.eos_id) if not end] for row in rows]
+        texts = iter(self.tokenizer.decode_batch([turn for turns in cut for turn in turns], skip_special_tokens=True))
+        return [[next(texts) for _ in turns] for turns in cut]
 
 
 def decode(tokenizer: Tokenizer, ids: Tensor, lengths: Tensor) -> list[str]:

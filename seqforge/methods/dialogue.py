@@ -8,7 +8,7 @@ the teacher forcing of Li et al. 2017 (arXiv 1701.06547). Differs from that code
     beside the cross-entropy; here replies are drawn and it is a policy gradient
  2) the discriminator is updated on fresh replies all along; theirs never is
  3) its logit has no activation before it; theirs has one, after which p(real) hardly falls below one half
- 4) real and generated replies answer the same sources, half and half in a batch
+ 4) real and generated replies answer sources of one and the same set, half and half in a batch
  5) no source utterance is in two splits; theirs cuts the list of pairs by position
  6) early stopping reads the validation set; their validation reads the training set
  7) --adversary penalty is their -log D with its gradient; rollouts, baselines, the null controls are options
@@ -40,7 +40,7 @@ from seqforge.sampling import GREEDY, PLAIN, Samples, mask_of, sample, uniform
 
 Stage = Literal["pretrain-generator", "generate", "pretrain-discriminator", "train"]
 STAGES: tuple[Stage, ...] = ("pretrain-generator", "generate", "pretrain-discriminator", "train")
-GENERATED = "generated.jsonl"  # in the run folder: prompt, completion, and what the pre-trained generator answers
+GENERATED = "generated.jsonl"  # in the run folder: prompt (a turn a line), completion, the pre-trained generator's
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def train(config: DialogueConfig, corpus: Corpus, run: Run) -> TransformerGenera
     )
 
     mle.pretrain(generator, config.mle, config.monitor, corpus, run)
-    if config.reaches("generate") and not (run.folder / GENERATED).is_file():
+    if config.reaches("generate") and not (run.folder / GENERATED).is_file() and not run.take_over(GENERATED):
         write_generated(generator, corpus, config.decode, run)
     if config.reaches("pretrain-discriminator") and config.judged:
         pretrain_discriminator(discriminator, d_optimizer, corpus, config, run)
@@ -212,7 +212,8 @@ def write_generated(generator: Generator, corpus: Corpus, decode: str, run: Run)
     rng = torch.Generator().manual_seed(derive_seed(run.seed, "generated"))
     noise = uniform((len(real), corpus.max_length), rng, run.device)
     drawn = sample(generator, noise, GREEDY if decode == "greedy" else PLAIN, context=asked)
-    sides = [corpus.decode(s.ids, s.lengths) for s in (asked, real, Split(drawn.ids, drawn.lengths))]
+    prompts = ["\n".join(turns) for turns in corpus.turns(asked)]
+    sides = [prompts, corpus.decode(real.ids, real.lengths), corpus.decode(drawn.ids, drawn.lengths)]
     names = ("prompt", "completion", "generated")
     rows = [json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in zip(*sides, strict=True)]
     part = run.folder / f".{GENERATED}.part"
@@ -257,7 +258,7 @@ def pretrain_discriminator(
             discriminate.batch_of(corpus.train),
             fake,
             config.d_batch,
-            run.rng("d_order"),
+            run.rng("d_pretrain"),  # its own, as --from takes over no random state
             config.d_l2,
             run.precision,
         )

@@ -6,6 +6,7 @@ Entropy: of the generator's samples under itself; falls towards 0 as it collapse
 Source: Yu et al. 2017, eq. 9, divided by T as the authors' code and every published table do.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,6 +69,14 @@ def nll_test(generator: Generator, test: Split, source: str, temperature: float 
     return nll_tests(generator, test, source, [temperature])[0]
 
 
+def perplexity(test: Score) -> Score:
+    """exp of NLL_test, and of the ends of its 95 % interval: of the cross-entropy alone, whatever else was trained."""
+    half = 1.96 * (test.stderr or 0.0)
+    ends = None if test.stderr is None else (math.exp(test.value - half), math.exp(test.value + half))
+    signed = test.signature.replace("nll_test", "perplexity", 1)
+    return Score("perplexity", math.exp(test.value), None, "per token", test.temperature, signed, ends)
+
+
 def nll_oracle(
     oracle: Generator,
     drawn: Samples,
@@ -89,16 +98,23 @@ def entropy(drawn: Samples, facts: dict, temperature: float) -> Score:
     return Score("entropy", value, stderr, UNIT, temperature, signature("entropy", **facts))
 
 
+def count(corpus: Corpus, samples: int) -> int:
+    """How many samples are drawn: of pairs no more than there are test sources, so that each is asked once, and an
+    interval over samples is one over sources.
+    """
+    return samples if corpus.test.source is None else min(samples, len(corpus.test))
+
+
 def asked(corpus: Corpus, samples: int) -> Split | None:
-    """Of pairs, what `samples` samples answer: the test set's sources, from the first again after the last."""
+    """Of pairs, what the samples answer: the first sources of the test set."""
     source = corpus.test.source
-    return None if source is None else source[torch.arange(samples, device=source.ids.device) % len(source)]
+    return None if source is None else source[slice(count(corpus, samples))]
 
 
 def draw(generator: Generator, corpus: Corpus, samples: int, seed: int, temperature: float = 1.0) -> Samples:
     """The samples that all figures of one seed and temperature are on: row r is drawn from the same noise at each."""
     rng = torch.Generator().manual_seed(seed)
-    noise = uniform((samples, corpus.max_length), rng, corpus.test.ids.device)
+    noise = uniform((count(corpus, samples), corpus.max_length), rng, corpus.test.ids.device)
     return sample(generator, noise, Filter(temperature=temperature), context=asked(corpus, samples))
 
 
@@ -116,7 +132,7 @@ def all_nll(
     test: NLL_test at that temperature, where it is known already; draws: receives bootstrap means of NLL_oracle.
     """
     drawn = draw(generator, corpus, samples, seed, temperature)
-    facts = {"n": samples, "temp": temperature, "seed": seed, "len": corpus.max_length, "data": corpus.source}
+    facts = {"n": len(drawn.ids), "temp": temperature, "seed": seed, "len": corpus.max_length, "data": corpus.source}
     test = test or nll_test(generator, corpus.test, corpus.source, temperature)
     scores = [test, entropy(drawn, facts, temperature)]
     if isinstance(corpus.oracle, Generator):

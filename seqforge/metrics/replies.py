@@ -1,7 +1,7 @@
 """Replies held to what they answer. All intervals by the bootstrap over replies.
 
-copied: share of replies that repeat the source. generic: share of replies given to more than one in fifty sources.
-right: share of replies that an exact judge of the conversation accepts.
+copied: share of replies that repeat a turn of their source. generic: share of those given to more than one in fifty
+sources. right: share of replies that an exact judge of the conversation accepts.
 """
 
 from collections import Counter
@@ -16,12 +16,13 @@ from seqforge.metrics.score import Score
 GENERIC = 50  # a reply is generic that is given more often than once in so many
 
 
-def copied(replies: Sequence[str], sources: Sequence[str]) -> np.ndarray:
-    """(N,) bool: the reply is the source, or a part of it of three words or more."""
+def copied(replies: Sequence[str], sources: Sequence[Sequence[str]]) -> np.ndarray:
+    """(N,) bool: the reply is a turn of its source, or a part of one of three words or more. sources: turns of each."""
     found = []
-    for reply, source in zip(replies, sources, strict=True):
-        said, asked = f" {' '.join(reply.split())} ", f" {' '.join(source.split())} "
-        found.append(said == asked or (len(reply.split()) >= 3 and said in asked))
+    for reply, turns in zip(replies, sources, strict=True):
+        said, long = f" {' '.join(reply.split())} ", len(reply.split()) >= 3
+        asked = [f" {' '.join(turn.split())} " for turn in turns]
+        found.append(said in asked or (long and any(said in turn for turn in asked)))
     return np.array(found, dtype=bool)
 
 
@@ -33,7 +34,7 @@ def generic(replies: Sequence[str]) -> np.ndarray:
 
 def judged(
     replies: Sequence[str],
-    sources: Sequence[str],
+    sources: Sequence[Sequence[str]],
     facts: dict[str, object],
     temperature: float | None,
     seed: int = 1,

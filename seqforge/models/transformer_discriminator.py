@@ -91,7 +91,7 @@ class TransformerDiscriminator(
     def forward(self, ids: Tensor, lengths: Tensor, source: Context | None = None) -> Tensor:
         """Logit (B,) of being real, or of being the real reply to `source`."""
         assert (source is None) == (self.source is None), "a discriminator of pairs takes a source, another none"
-        reply, kept, see = Source(ids, lengths), (), None
+        reply, kept, see = Source.of(Source(ids, lengths)), (), None
         if source is not None and self.source is not None:
             asked = Source.of(source)
             see = asked.mask[:, None, None, :]

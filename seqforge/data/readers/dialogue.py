@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from seqforge.data.readers.document import OVERLONG, Flaw, Found, OnError, check_text
-from seqforge.data.readers.files import check_file, lines
+from seqforge.data.readers.files import check_file, decoded, lines, raw_lines
 
 EOU = "__eou__"
 PARALLEL = {".src": (".trg", ".tgt")}
@@ -167,13 +167,20 @@ def _parallel(found: Found) -> Read:
     other = next((p for p in others if p.is_file()), None)
     if other is None:
         raise ValueError(f"{path}: {others[0].name} is not beside it; give the replies, one a line, under that name")
-    sides = [list(lines(Found(str(p)), keep_blank=True)) for p in (path, other)]
-    if len(sides[0]) != len(sides[1]):
+    asked, answered = (list(raw_lines(str(p))) for p in (path, other))
+    if len(asked) != len(answered):
         raise ValueError(
-            f"{path}: {len(sides[0])} lines, but {other} has {len(sides[1])}; line n of one answers line n of the other"
+            f"{path}: {len(asked)} lines, but {other} has {len(answered)}; line n of one answers line n of the other"
         )
-    for (number, source), (_, reply) in zip(*sides, strict=True):
-        yield number, [source, reply]
+    for (number, source), (_, reply) in zip(asked, answered, strict=True):
+        turns = []
+        for side, raw in ((path, source), (other, reply)):
+            try:
+                turns.append(decoded(raw).strip())
+            except Flaw as flaw:
+                found.refuse(f"{side}:{number}", flaw)
+        if len(turns) == 2:  # a line left out is left out on both sides
+            yield number, turns
 
 
 def _yaml(found: Found) -> Read:
@@ -183,7 +190,7 @@ def _yaml(found: Found) -> Read:
             f"{found.path}: {len(text):,} bytes of YAML; write it as JSON lines, which are read one by one"
         )
     try:
-        content = yaml.safe_load(text.decode())
+        content = yaml.load(text.decode(), Loader=yaml.BaseLoader)  # every turn as it is written: Yes is no truth value
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
         raise ValueError(f"{found.path}: not YAML ({' '.join(str(e).split())[:120]}); mend it") from e
     content = content.get("conversations") if isinstance(content, dict) else content
@@ -192,9 +199,8 @@ def _yaml(found: Found) -> Read:
             f"{found.path}: YAML must hold a list of dialogues, each a list of turns (or `conversations:`)"
         )
     for number, turns in enumerate(content, 1):
-        plain = isinstance(turns, list) and all(isinstance(t, str | int | float) for t in turns)
-        if plain:
-            yield number, [str(t) for t in turns]
+        if isinstance(turns, list) and all(isinstance(t, str) for t in turns):
+            yield number, turns
         else:
             what = "a dialogue must be a list of turns, each a text"
             found.refuse(f"{found.path}: dialogue {number}", Flaw("not turns", what))
