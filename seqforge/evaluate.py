@@ -206,8 +206,8 @@ def _text_points(corpus: Corpus, config: EvaluateConfig) -> Callable[[Split, flo
 
 
 def _spoken(samples: Split, corpus: Corpus) -> list[list[str]]:
-    words, counts = scoring.vocabulary(corpus), scoring.word_lengths(samples, corpus.eos_id).tolist()
-    return [[words[i] for i in row[:n]] for row, n in zip(samples.ids.tolist(), counts, strict=True)]
+    words = scoring.vocabulary(corpus)
+    return [[words[i] for i in row] for row in _rows(samples, corpus)]
 
 
 def _facts(corpus: Corpus, config: EvaluateConfig, temperature: float) -> dict[str, object]:
@@ -257,14 +257,26 @@ def world_scores(corpus: Corpus, drawn: Samples, seed: int, temperature: float) 
 def reply_scores(
     samples: Split, corpus: Corpus, facts: dict[str, object], temperature: float, seed: int
 ) -> list[Score]:
-    """Of replies to the first test sources: right (where a judge knows), copied, generic; at temperature 1 also what a
-    judge trained afresh makes of them.
+    """Of replies to the first test sources: right (where a judge knows), copied, generic; at temperature 1 also BLEU
+    held to the replies of the same source, and what a judge trained afresh makes of them.
     """
     found = _against_sources(samples, corpus, "test", facts, temperature, seed)
     if temperature != 1.0:
         return found
+    answers: dict[tuple[int, ...], list[list[int]]] = {}
+    for source, reply in zip(_rows(corpus.test.source, corpus), _rows(corpus.test, corpus), strict=True):
+        answers.setdefault(tuple(source), []).append(reply)
+    of_each = [answers[tuple(source)] for source in _rows(samples.source, corpus)]
+    found += replies.reply_bleu(_rows(samples, corpus), of_each, facts, temperature, seed)
     learned, asked = fresh.halves(corpus.test[slice(len(samples))], samples)
     return found + fresh.judged("fresh_judge", learned, asked, corpus.vocab_size, facts, temperature, seed)
+
+
+def _rows(split: Split | None, corpus: Corpus) -> list[list[int]]:
+    """The ids of every row, without its last end token."""
+    assert split is not None
+    counts = scoring.word_lengths(split, corpus.eos_id).tolist()
+    return [row[:n] for row, n in zip(split.ids.tolist(), counts, strict=True)]
 
 
 def _against_sources(

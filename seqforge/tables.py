@@ -20,6 +20,8 @@ COMPARED = [
     "d_accuracy",
     "copied",
     "generic",
+    "reply_bleu2",
+    "reply_bleu4",
     "bleu3",
     "bleu4",
     "self_bleu3",

@@ -3,9 +3,11 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from nltk.translate.bleu_score import corpus_bleu
 from worlds import every_sequence, far, gradients, rng
 
 from seqforge import checkpoint, corpora, discriminate, evaluate, rewards, verdict
@@ -149,7 +151,7 @@ def test_all_stages_leave_what_they_say(run):
 def test_the_scores_hold_replies_to_what_they_answer(run):
     scores = json.loads((run / "scores.json").read_text())["generators"][-1]["scores"]
     found = {s["name"]: s for s in scores if s["temperature"] == 1.0}
-    assert {"right", "copied", "generic", "nll_test", "distinct2", "bleu4", "d_accuracy"} <= found.keys()
+    assert {"right", "copied", "generic", "nll_test", "distinct2", "reply_bleu4", "bleu4", "d_accuracy"} <= found.keys()
     assert found["perplexity"]["value"] == pytest.approx(math.exp(found["nll_test"]["value"]), rel=1e-9)
     before, *_ = json.loads((run / "scores.json").read_text())["generators"]
     assert before["name"] == "pre-trained"
@@ -196,6 +198,23 @@ def test_shuffled_pairs_are_the_same_replies_to_other_sources():
     assert sorted(dealt.ids[:, 0].tolist()) == order.tolist()
     assert not (dealt.ids[:, 0] == order).any()
     assert torch.equal(dealt.source.ids, asked.ids)
+
+
+@pytest.mark.parametrize("order", [2, 4])
+def test_reply_bleu_is_nltks_corpus_bleu(order):
+    draw = rng(5)
+    references = [[torch.randint(4, (n,), generator=draw).tolist() for n in (6, 9)[: 1 + k % 2]] for k in range(40)]
+    said = [torch.randint(4, (5 + k % 5,), generator=draw).tolist() for k in range(40)]
+    rows = replies.bleu_rows(said, references, order)
+    weights = torch.randint(3, (40,), generator=draw).numpy()
+    for each in (np.ones(40, int), weights):
+        doubled = [k for k in range(40) for _ in range(each[k])]
+        truth = corpus_bleu([references[k] for k in doubled], [said[k] for k in doubled], (1 / order,) * order)
+        assert replies.corpus_bleu(rows, each) == pytest.approx(truth, rel=1e-9)
+    own = replies.reply_bleu([r[0] for r in references], references, {}, 1.0)
+    assert [s.value for s in own] == [1.0, 1.0]
+    assert replies.corpus_bleu(replies.bleu_rows([[9, 9]], [[[1, 2]]], 2), np.ones(1, int)) == 0.0
+    assert replies.corpus_bleu(replies.bleu_rows([[]], [[[1, 2]]], 2), np.ones(1, int)) == 0.0
 
 
 def test_copied_and_generic_by_hand():

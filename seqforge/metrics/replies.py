@@ -2,6 +2,7 @@
 
 copied: share of replies that repeat a turn of their source. generic: share of those given to more than one in fifty
 sources. right: share of replies that an exact judge of the conversation accepts.
+reply_bleu: corpus BLEU of replies, each held to the real replies to its own source alone (Papineni et al. 2002).
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ from seqforge.metrics import bootstrap
 from seqforge.metrics.ngrams import scored
 from seqforge.metrics.score import Score
 
+BLEU = (2, 4)  # orders
 GENERIC = 50  # a reply is generic that is given more often than once in so many
 
 
@@ -30,6 +32,56 @@ def generic(replies: Sequence[str]) -> np.ndarray:
     """(N,) bool: the same reply makes up more than one in fifty."""
     counts = Counter(replies)
     return np.array([counts[r] * GENERIC > len(replies) and counts[r] > 1 for r in replies], dtype=bool)
+
+
+Tokens = Sequence[int] | Sequence[str]
+
+
+def bleu_rows(said: Sequence[Tokens], references: Sequence[Sequence[Tokens]], order: int) -> np.ndarray:
+    """(N, 2 order + 2) counts of every reply: n-grams found in a reference, each no more often than in the one that has
+    it most; all its n-grams; its length; the length of the reference nearest in length, the shorter of two.
+    """
+    rows = np.zeros((len(said), 2 * order + 2), np.int64)
+    for row, reply, others in zip(rows, said, references, strict=True):
+        for n in range(1, order + 1):
+            most: Counter = Counter()
+            for other in others:
+                most |= _ngrams(other, n)
+            mine = _ngrams(reply, n)
+            row[n - 1], row[order + n - 1] = (mine & most).total(), mine.total()
+        row[-2:] = len(reply), min((abs(len(o) - len(reply)), len(o)) for o in others)[1]
+    return rows
+
+
+def _ngrams(tokens: Tokens, n: int) -> Counter:
+    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def corpus_bleu(rows: np.ndarray, weights: np.ndarray) -> float:
+    """BLEU of replies counted by `bleu_rows`, reply i `weights[i]` times; 0 where an order has no match."""
+    order = rows.shape[1] // 2 - 1
+    found, possible, ends = np.split(weights @ rows, [order, 2 * order])
+    if not found.all():
+        return 0.0
+    short = min(0.0, 1 - ends[1] / ends[0])
+    return float(np.exp(short + np.log(found / possible).mean()))
+
+
+def reply_bleu(
+    said: Sequence[Tokens],
+    references: Sequence[Sequence[Tokens]],
+    facts: dict[str, object],
+    temperature: float | None,
+    seed: int = 1,
+) -> list[Score]:
+    """reply_bleu2 and reply_bleu4. references: of every reply, the real replies to its source."""
+    found = []
+    for order in BLEU:
+        rows = bleu_rows(said, references, order)
+        value = corpus_bleu(rows, np.ones(len(rows), np.int64))
+        spread = bootstrap.centred(value, lambda w, rows=rows: corpus_bleu(rows, w), len(rows), seed, bounds=(0, 1))
+        found.append(scored(f"reply_bleu{order}", value, spread, "", temperature, facts, n=len(rows), seed=seed))
+    return found
 
 
 def judged(
