@@ -15,10 +15,12 @@ from rich.table import Table
 from tokenizers import Tokenizer
 
 from seqforge import compare, controls, corpora, evaluate, generate, recipes, seeds, tunes, watch
+from seqforge.chat import Speaker
 from seqforge.data.midi import SUFFIXES
 from seqforge.data.music import MusicConfig
 from seqforge.data.tokens import unknown_id
 from seqforge.evaluate import EvaluateConfig
+from seqforge.models.transformer import Source
 from seqforge.options import Parser
 from seqforge.sampling import Filter
 from seqforge.settings import RunConfig, build, settle
@@ -44,6 +46,7 @@ def generate_(argv: list[str]) -> int:
     parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
     parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that hold this share only")
     parser.add_argument("--prompt", default="", help="a beginning to complete; of tunes also a MIDI file")
+    parser.add_argument("--label", help="of labelled texts: the label to draw texts of")
     parser.add_argument("--prompt-bars", type=int, help="bars of a MIDI prompt (default: half the length)")
     parser.add_argument("--min-length", type=int, default=0, help="least tokens, end token included")
     parser.add_argument("--max-length", type=int, help="most tokens, end token included (default: the run's)")
@@ -66,9 +69,8 @@ def generate_(argv: list[str]) -> int:
         raise ValueError(f"--seed is {args.seed}, but must lie between -2^63 and 2^63 - 1")
     folder = evaluate.find_checkpoint(args.run, args.checkpoint)
     generator, tokenizer = evaluate.load_generator(folder), evaluate.load_tokenizer(folder)
-    if getattr(generator, "encoder", None) is not None:
-        raise ValueError(f"{args.run}: its generator answers a source; ask it by `seqforge chat {args.run}`")
     data = evaluate.read_config(args.run)["data"]
+    context = _label(args, data.get("condition") == "label", getattr(generator, "encoder", None) is not None)
     horizon = data["max_length"] if args.max_length is None else args.max_length
     if horizon < 1 or not 0 <= args.min_length <= horizon:
         raise ValueError(f"--min-length is {args.min_length}, --max-length {horizon}; give 0 <= min <= max, max >= 1")
@@ -81,7 +83,7 @@ def generate_(argv: list[str]) -> int:
     if tune_config and args.prompt.lower().endswith(SUFFIXES):
         args.prompt = " ".join(tunes.prompt_words(Path(args.prompt), tune_config, args.prompt_bars, horizon))
     prompt = _prompt_ids(tokenizer, args.prompt, unknown, generator.eos_id, numbers)
-    drawn = generate.generate(generator, tokenizer, args.n, horizon, filter, args.seed, prompt, args.unique)
+    drawn = generate.generate(generator, tokenizer, args.n, horizon, filter, args.seed, prompt, args.unique, context)
     if folder_out and tune_config:
         texts = (one.text for one in drawn)
         n, whole = tunes.write(texts, tune_config, folder_out, args.tempo, args.images)
@@ -92,6 +94,22 @@ def generate_(argv: list[str]) -> int:
         for one in drawn:
             file.write((one.as_json() if as_json else " ".join(one.text.splitlines())) + "\n")
     return 0
+
+
+def _label(args: Namespace, labels: bool, answers: bool) -> Source | None:
+    """The source of a run of labelled texts, None for a run without sources. Raises ValueError where it must be given,
+    or does not fit.
+    """
+    if args.label is None:
+        if answers:
+            how = "name a label: --label" if labels else f"ask it by `seqforge chat {args.run}`"
+            raise ValueError(f"{args.run}: its generator answers a source; {how}")
+        return None
+    if not labels:
+        raise ValueError(f"--label: {args.run} was not trained with --condition label; leave it out")
+    if args.prompt:
+        raise ValueError("--prompt: does not go with --label; leave one of them out")
+    return Speaker.of(args.run, args.checkpoint).source([args.label])
 
 
 def _tune_folder(args: Namespace, config: MusicConfig | None) -> Path | None:

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from seqforge.data.corpus import decode
-from seqforge.models.generator import Generator
+from seqforge.models.generator import Context, Generator
 from seqforge.sampling import Filter, begin, begin_with, chunk_rows, complete, uniform
 
 DRAWS_FOR_EACH = 200  # tries for every distinct sequence asked for, before `unique` gives up
@@ -38,12 +38,15 @@ def generate(
     seed: int,
     prompt: list[int] | None = None,
     unique: bool = False,
+    context: Context | None = None,
 ) -> Iterator[Drawn]:
     """n sequences of at most max_length tokens (prompt and end token included); the same seed gives the same ones.
+    context: one row, which all of them answer; it goes with no prompt.
 
     Raises ValueError where the prompt leaves no room, or where `unique` finds no further sequence.
     """
     prompt = prompt or []
+    assert context is None or not prompt
     if len(prompt) >= max_length:
         raise ValueError(f"--prompt has {len(prompt)} tokens, but sequences have at most {max_length}; shorten it")
     rng, each = torch.Generator().manual_seed(seed), chunk_rows(generator, torch.device("cpu"))
@@ -51,7 +54,7 @@ def generate(
     given = drawn = 0
     while given < n:
         rows = min(each, max(n - given, LEAST_DRAWN if unique else 0))
-        for one in _chunk(generator, tokenizer, rows, max_length, filter, rng, prompt):
+        for one in _chunk(generator, tokenizer, rows, max_length, filter, rng, prompt, context):
             drawn += 1
             if unique and one.text in seen:
                 continue
@@ -74,10 +77,14 @@ def _chunk(
     filter: Filter,
     rng: torch.Generator,
     prompt: list[int],
+    context: Context | None,
 ) -> Iterator[Drawn]:
     noise = uniform((rows, max_length), rng)
     known = torch.tensor([prompt], dtype=torch.long).repeat(rows, 1)
-    fork = begin_with(generator, known) if prompt else begin(generator, rows)
+    if prompt:
+        fork = begin_with(generator, known)
+    else:
+        fork = begin(generator, rows, context=None if context is None else context[torch.zeros(rows, dtype=torch.long)])
     samples = complete(generator, fork, noise, filter)
     samples.ids[:, : len(prompt)] = known
     texts = decode(tokenizer, samples.ids, samples.lengths)

@@ -299,6 +299,16 @@ def test_classes_as_the_source(tmp_path, capsys):
     said = capsys.readouterr()
     assert said.out.splitlines()[-1].startswith("good\t")
     assert "labels.txt:2: run has no label 'terrible'; its labels: bad, good" in said.err
+    draw = ["generate", str(tmp_path / "run"), "-n", "20"]
+    assert main([*draw, "--label", "good"]) == 0
+    drawn = capsys.readouterr().out.splitlines()
+    assert len(drawn) == 20
+    assert sum(line.split()[:1] == [w] for line in drawn for w in words["good"].split()) > 14
+    for more, told in (([], "name a label: --label"), (["--label", "x"], "its labels: bad, good")):
+        assert main([*draw, *more]) == 2
+        assert told in capsys.readouterr().err
+    assert main([*draw, "--label", "good", "--prompt", "nice"]) == 2
+    assert "--prompt: does not go with --label" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
