@@ -303,9 +303,10 @@ class Run:
                 self._stop(phase, f"{name}.{key}", float(p[~p.isfinite()][0]))
 
     def _stop(self, phase: str, name: str, value: float) -> NoReturn:
+        hint = ", or --precision fp32" if self.precision == "bf16" else ""
         raise ValueError(
             f"step {self.step}, {phase}: {name} is {value}. The last good checkpoint is in "
-            f"{self.folder / 'checkpoints'}. Try a lower learning rate, a smaller --clip, or --precision fp32"
+            f"{self.folder / 'checkpoints'}. Try a lower learning rate or a smaller --clip{hint}"
         )
 
     def checkpoint(self, tag: str | None = None) -> Path:

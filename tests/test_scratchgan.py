@@ -95,7 +95,10 @@ def test_starts_as_sonnet_does():
     generator = SkipLSTMGenerator(400, pretrained=300, trainable=64, hidden=100, seed=1)
     table = generator.head.weight.detach()
     assert float(table[:, :300].std()) == pytest.approx(0.3836, rel=0.01)
-    assert float(table[:, 300:].abs().max()) <= 2 / 8
+    assert float(table[:, 300:].std()) == pytest.approx(0.3836, rel=0.02)  # of one scale with the vectors beside them
+    plain = SkipLSTMGenerator(400, trainable=64, hidden=8, seed=1).head.weight.detach()
+    assert float(plain.abs().max()) <= 2 / 8
+    assert float(plain.std()) == pytest.approx(0.8796 / 8, rel=0.02)
     weight = torch.cat([generator.cells[1].weight_ih_l0, generator.cells[1].weight_hh_l0], 1).detach()
     assert weight.shape == (400, 300)
     assert float(weight.abs().max()) <= 2 / math.sqrt(300)

@@ -8,12 +8,13 @@ prefixes that it drew itself: no reward, no rollout, no discriminator. Where M i
 Jensen-Shannon divergence. Details:
  1) the gradient of a prefix's own probability is left out, as in the authors' code: `gradient local`. `gradient whole`
     adds it (REINFORCE on the divergence still to come), which makes it the gradient of KL(G || M) of whole sequences
- 2) every token past the end is masked, and a batch of the mediator weighs sequences alike, so that M is the mixture
-    at any lengths
+ 2) every token past the end is masked, and within a batch of the mediator a token weighs the same on both sides, so
+    that M is the mixture at any lengths
  3) the mediator's dropout is off while the generator reads it
  4) a start from likelihood, early stopping on validation NLL and an average of the weights are options (theirs: none)
  5) the mediators to compare with: `mediator_reads real`, a teacher of real text only; `m_pretrain` with `m_steps 0`,
     one that is trained first, taken at its lowest validation NLL, and stands still
+ 6) after a start from likelihood that start is a candidate too: `patience` never keeps a worse generator by validation
 """
 
 import copy
@@ -68,16 +69,19 @@ class CoTConfig:
         m_steps: mediator steps a turn; 0: it stays as it is (CoT: 1)
         g_steps: generator steps a turn (CoT: 1)
         m_pretrain: rounds of `steps` mediator steps before the first, of which the best by validation is taken (CoT: 0)
+        m_patience: of these, rounds without a lower validation NLL before they end; 0: all are carried out
         mediator_reads: what the mediator learns from (CoT: the mixture)
         gradient: local: divergence at prefixes taken as given; whole: with what a token does to the prefixes after it
         baseline: what is taken off the divergence still to come, for gradient whole
         lr: Adam's step size of the generator (CoT's code: 0.01)
         m_lr: Adam's step size of the mediator (CoT's code: 0.01)
         m_weight_decay: of the mediator, decoupled, per step, times m_lr
-        lr_decay: factor on both step sizes after a round without a lower validation NLL; 1 keeps them
+        lr_decay: factor on both step sizes after a round without a lower validation NLL, in rounds of the mediator
+            alone on its own; 1 keeps them
         clip: largest global gradient norm of either
         average: decay a step of a moving average of the generator's weights, which is then validated and kept; 0: none
-        patience: rounds without a lower validation NLL before it stops and takes the best round's weights; 0: none
+        patience: rounds without a lower validation NLL before it stops and takes the best round's weights, or those it
+            started from; 0: none
     """
 
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
@@ -91,6 +95,7 @@ class CoTConfig:
     m_steps: int = 1
     g_steps: int = 1
     m_pretrain: int = 0
+    m_patience: int = 0
     mediator_reads: Literal["mixture", "real"] = "mixture"
     gradient: Literal["local", "whole"] = "local"
     baseline: objectives.Baseline = "leave-one-out"
@@ -103,7 +108,16 @@ class CoTConfig:
     patience: int = 0
 
     def __post_init__(self):
-        counts = {"rounds": 0, "steps": 1, "batch": 1, "m_steps": 0, "g_steps": 1, "m_pretrain": 0, "patience": 0}
+        counts = {
+            "rounds": 0,
+            "steps": 1,
+            "batch": 1,
+            "m_steps": 0,
+            "g_steps": 1,
+            "m_pretrain": 0,
+            "m_patience": 0,
+            "patience": 0,
+        }
         ranges.check(self, **ranges.at_least(counts), lr="above 0", m_lr="above 0", clip="above 0")
         ranges.check(self, m_weight_decay="0 or more", lr_decay="(0, 1]", average="[0, 1)")
         if self.rounds and not self.m_steps and not self.m_pretrain:
@@ -147,10 +161,17 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         m_nll = float(torch.stack([teach_mediator() for _ in range(config.steps)]).mean())
         m_valid = mle.validation_nll(mediator, corpus.valid)
         m_best.update(m_valid, mediator)
+        if m_best.age:
+            slow(m_optimizer, config.lr_decay)
         run.log("mediator", "train", round=round_, mediator_nll=m_nll, mediator_nll_valid=m_valid)
+        if config.m_patience and m_best.age >= config.m_patience:
+            run.finish("mediator")
     if run.once("mediator.chosen") and m_best.weights:
         mediator.load_state_dict(m_best.weights)
+        m_optimizer.state.clear()  # the moments of other weights
     run.drop("mediator.best")
+    if config.mle.epochs and run.once("start.considered"):
+        best.update(mle.validation_nll(shown.eval(), corpus.valid), shown)
     mediator.eval()  # one that stands still is never told again, and a resumed one never was
     for round_ in run.loop("cooperative", config.rounds):
         sums = torch.zeros(3, device=run.device)
@@ -170,9 +191,9 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         run.check("cooperative", "generator", generator)
         nll_valid = mle.validation_nll(shown.eval(), corpus.valid)
         best.update(nll_valid, shown)
-        if config.lr_decay < 1 and best.age:
-            for group in (*optimizer.param_groups, *m_optimizer.param_groups):
-                group["lr"] *= config.lr_decay
+        if best.age:
+            slow(optimizer, config.lr_decay)
+            slow(m_optimizer, config.lr_decay)
         m_nll, divergence, entropy = (sums / config.steps).tolist()
         figures = {"nll_valid": nll_valid, "divergence": divergence}
         figures["learner_entropy" if config.average else "entropy"] = entropy  # of what is drawn, not of the average
@@ -190,8 +211,14 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     return generator
 
 
+def slow(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Multiply its step size."""
+    for group in optimizer.param_groups:
+        group["lr"] *= factor
+
+
 def mediator_loss(mediator: Generator, real: Split, fake: Samples | None) -> Tensor:
-    """Mean -log M in nats per token, every sequence of the mixture weighing the same (Lu et al. 2018, eq. of J_m)."""
+    """Mean -log M in nats per token of the batch, real and generated alike (Lu et al. 2018, eq. of J_m)."""
     sides = [real, fake] if fake is not None else [real]
     ids, lengths = torch.cat([s.ids for s in sides]), torch.cat([s.lengths for s in sides])
     return weighted_nll(mediator, ids, lengths, objectives.mle_weight(mask_of(lengths, ids.shape[1])))[0]

@@ -99,6 +99,8 @@ class DistillationConfig:
 
 def train(config: DistillationConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     """Teachers by likelihood, then the student; the run keeps them as "generator" and "teacher-1", "teacher-2", ..."""
+    if run.first_step:
+        raise ValueError("--from: teachers and student start from the beginning; leave --from out")
     sizes = (corpus.vocab_size, corpus.eos_id, corpus.start_id)
     seed = derive_seed(run.seed, "generator")
     student = run.keep("generator", kinds.make(config.generator, *sizes, seed).to(run.device))

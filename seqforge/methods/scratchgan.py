@@ -11,7 +11,12 @@ Source: de Masson d'Autume, Rosca, Rae and Mohamed, NeurIPS 2019 (arXiv 1905.099
  5) `moving published` is the baseline as coded (it keeps a share `decay` of itself, .08, and means over padding too);
     `moving slow` keeps all but that share and means over tokens, `none` has none
  6) the table's pretrained part is trained, as in their code; `freeze` holds it, as the paper's text has it
- 7) options: a reward at the end only, clipping, parts of a batch one after the other (`accumulate`), an average of the
+ 7) dropout is of the generator's inputs and outputs while it takes a step, not while it draws, where theirs is of the
+    embedding matrix and on in both; the discriminator's mask of its table is one for real and generated rows
+ 8) weights without a rule in the paper start from a normal cut off at two deviations, of 1 / sqrt(fan in); theirs of
+    projections and tables without word vectors are uniform (Glorot), their LSTM biases normal. One layer, too, has
+    projections of its own on both sides
+ 9) options: a reward at the end only, clipping, parts of a batch one after the other (`accumulate`), an average of the
     generator's weights, null controls
 """
 
@@ -53,7 +58,8 @@ class ScratchGANConfig:
         rounds: times that the steps below are followed by a look at the validation set
         steps: steps a round, each one update of the discriminator and one of the generator (ScratchGAN: 200,000 in all)
         batch: sequences a step of either (ScratchGAN: 512)
-        accumulate: parts that a batch is cut into, to fit the memory; the same update but for rounding
+        accumulate: parts that a batch is cut into, to fit the memory; the same update but for rounding and, with
+            dropout, a mask for each part
         reward: the discriminator's, or a null control in its place
         reward_at: tokens: one for each; end: the last token's, for the whole sequence (ScratchGAN: tokens)
         gamma: discount a token (ScratchGAN: 0.23)

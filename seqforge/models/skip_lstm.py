@@ -169,12 +169,14 @@ class SkipLSTMGenerator(
 
 
 def fill_table(table: nn.Parameter, pretrained: int, freeze: bool, rng: torch.Generator) -> None:
-    """Start an embedding (V,E): its pretrained columns as of words without a vector, the others truncated normal."""
-    nn.init.normal_(table.data[:, :pretrained], 0.0, MISSING_STD, generator=rng)
-    if pretrained < table.shape[1]:
-        rest = torch.empty(table.shape[0], table.shape[1] - pretrained)
-        std = 1 / math.sqrt(rest.shape[1])
-        table.data[:, pretrained:] = nn.init.trunc_normal_(rest, 0.0, std, -2 * std, 2 * std, generator=rng)
+    """Start an embedding (V,E): all as words without a vector where some columns are pretrained, which are then of one
+    scale with the others (as their code has it); else truncated normal.
+    """
+    if pretrained:
+        nn.init.normal_(table.data, 0.0, MISSING_STD, generator=rng)
+    else:
+        std = 1 / math.sqrt(table.shape[1])
+        nn.init.trunc_normal_(table.data, 0.0, std, -2 * std, 2 * std, generator=rng)
     hold(table, pretrained if freeze else 0)
 
 
