@@ -76,7 +76,7 @@ class Speaker:
         eos_id = self.generator.eos_id
         assert eos_id is not None
         latest = source_ids(self.tokenizer, eos_id, turns[-1:])
-        said = self.tokenizer.decode(latest, skip_special_tokens=True)
+        said = self.tokenizer.decode(latest[-self.max_source :], skip_special_tokens=True)
         if self.labels and said not in self.labels:
             raise ValueError(f"{self.name} has no label {turns[-1]!r}; its labels: {', '.join(self.labels)}")
         strange = self.characters is not None and not (set(said) - set(whitespace)) & self.characters

@@ -34,7 +34,7 @@ from seqforge.tables import (
     print_controls,
     print_scores,
 )
-from seqforge.training import default_options, write_report
+from seqforge.training import check_data, default_options, write_report
 
 
 def generate_(argv: list[str]) -> int:
@@ -109,7 +109,7 @@ def _label(args: Namespace, labels: bool, answers: bool) -> Source | None:
         raise ValueError(f"--label: {args.run} was not trained with --condition label; leave it out")
     if args.prompt:
         raise ValueError("--prompt: does not go with --label; leave one of them out")
-    return Speaker.of(args.run, args.checkpoint).source([args.label])
+    return Speaker.of(args.run, args.checkpoint).source([args.label.strip()])
 
 
 def _tune_folder(args: Namespace, config: MusicConfig | None) -> Path | None:
@@ -192,7 +192,9 @@ def evaluate_(argv: list[str]) -> int:
     config = dataclasses.replace(stored.evaluate, **_given(args))
     evaluate.find_checkpoint(args.run)  # says at once where there is nothing to score
     stored = settle(dataclasses.replace(stored, threads=args.threads))  # not the training's
-    result = evaluate.evaluate(args.run, corpora.load(stored.data).to(stored.device), config)
+    corpus = corpora.load(stored.data)
+    check_data(args.run, corpus)
+    result = evaluate.evaluate(args.run, corpus.to(stored.device), config)
     if (args.run / "report.html").is_file():
         write_report(args.run)
     print(json.dumps(result, indent=1)) if args.json else print_scores(result)

@@ -318,7 +318,7 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
         rows[-1]["scores"] = [s.as_dict() for s in found]
         if folder == final or corpus.test.source is not None:
             judge = calibration.described(folder, corpus, kept[name][1.0], precision, config.seed)
-        if judge is not None and judge["pairs"]:
+        if judge is not None and judge["pairs"] and _judge_has_learned(folder, facts):
             rows[-1]["scores"] += [s for s in judge["scores"] if s["name"] == "d_accuracy"]
     told, judged = verdict(rows, stage, draws)
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
@@ -331,6 +331,12 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
     _write(run / portrait.DISTRIBUTIONS, portrait.distributions(kept, corpus, config.seed))
     _write(run / portrait.NEAREST, portrait.beside_training(kept, corpus, config.seed))
     return result
+
+
+def _judge_has_learned(folder: Path, facts: dict[str, Any]) -> bool:
+    """Whether the discriminator of a checkpoint has been trained at all: by itself, or for a reward that asks it."""
+    done = checkpoint.load_training(folder)["done"]
+    return bool(done.get("discriminator") or (done.get("adversarial") and facts.get("reward") in LEARNING))
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
@@ -361,6 +367,7 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
     return [{"name": "the oracle itself", "scores": [s.as_dict() for s in scores]}]
 
 
+LEARNING = ("discriminator", "shuffled")  # rewards for which the discriminator goes on learning
 STAGES = {
     "pg_bleu": "policy-gradient",
     "cot": "cooperative",

@@ -89,15 +89,15 @@ def _recipe_values(name: str, method: str) -> dict[str, Any]:
 
 def _expand(argv: list[str]) -> list[str]:
     """What stands for a group: `--data X` is `--data.source X`, `--generator transformer` is `--generator.kind
-    transformer`; and so `--mediator`, `--evaluate`, `--condition`, `--tensorboard`. `--stop-on a,b` is
+    transformer`; and so `--mediator`, `--teacher`, `--evaluate`, `--condition`, `--tensorboard`. `--stop-on a,b` is
     `--stop_on=[a,b]`.
     """
     kinds = get_args(Kind)
     argv = [
-        f"{a}.kind" if re.fullmatch("--(generator|mediator)", a) and b in kinds else a
+        f"{a}.kind" if re.fullmatch("--(generator|mediator|teacher)", a) and b in kinds else a
         for a, b in zip(argv, [*argv, ""][1:], strict=True)
     ]
-    argv = [re.sub(rf"^--(generator|mediator)=({'|'.join(kinds)})$", r"--\1.kind=\2", a) for a in argv]
+    argv = [re.sub(rf"^--(generator|mediator|teacher)=({'|'.join(kinds)})$", r"--\1.kind=\2", a) for a in argv]
     argv = [re.sub(r"^--data(=|$)", r"--data.source\1", a) for a in argv]
     argv = [re.sub(r"^--condition(=|$)", r"--data.condition\1", a) for a in argv]
     argv = [re.sub(r"^--evaluate(=|$)", r"--evaluate.when\1", a) for a in argv]

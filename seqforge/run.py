@@ -129,7 +129,7 @@ class Run:
         self._rngs: dict[str, torch.Generator] = {}
         self._restored: dict = {}
         self._from: Path | None = None
-        self._start: Path | None = None
+        self.start: Path | None = None  # the run it began from
         self._begun = self._saved = time.monotonic()
         self._note: dict[str, str] = {}
         self.health = self.keep("health", health or Watch())
@@ -182,7 +182,7 @@ class Run:
         its random state.
         """
         self._restore(start_of(other, part))
-        self._start = other
+        self.start = other
         self.first_step = self.step
         self.marks -= {
             "start",
@@ -190,15 +190,20 @@ class Run:
             "counterpart",
             "measured",
             "vectors",
+            "chosen",
+            "mediator.chosen",
+            "start.considered",
         }  # this run says what it is, and saves that point as its own
+        for name in ("best", "mediator.best"):  # of what comes after a pre-training
+            self._restored["kept"].pop(name, None)
         self.done = dict.fromkeys(self.done, 2**31)  # taken over as it is, whatever this configuration says of it
 
     def take_over(self, name: str) -> bool:
         """Copy a file of the run that this one started from; whether there was one. It appears whole."""
-        if self._start is None or not (self._start / name).is_file():
+        if self.start is None or not (self.start / name).is_file():
             return False
         part = self.folder / f".{name}.part"
-        shutil.copyfile(self._start / name, part)
+        shutil.copyfile(self.start / name, part)
         part.replace(self.folder / name)
         return True
 

@@ -161,7 +161,7 @@ def resume(folder: str | Path) -> bool:
     config = settle(config)
     with _alone(folder):
         corpus = corpora.load(config.data)
-        _check_data(folder, corpus)
+        check_data(folder, corpus)
         run = Run.resume(folder, **_run_options(config, METHODS[plain["method"]][0]))
         if plain["from"] and not run.done:
             run.start_from(Path(plain["from"]), _taken_over(method_config))
@@ -238,7 +238,7 @@ def _digests(corpus: Corpus) -> dict[str, str]:
     return {"data": corpus.digest, **held, "vocabulary": hashlib.sha256(vocabulary).hexdigest()[:8]}
 
 
-def _check_data(folder: Path, corpus: Corpus) -> None:
+def check_data(folder: Path, corpus: Corpus) -> None:
     """A run goes on only with the data it began with, by the digests in its log."""
     log = folder / "log.jsonl"
     first = log.read_text().partition("\n")[0] if log.is_file() else ""
@@ -251,7 +251,7 @@ def _check_data(folder: Path, corpus: Corpus) -> None:
             what = "data" if name == "data" else f"{name} data"
             raise ValueError(
                 f"{folder}: it began with other {what} (digest {began[name]}; {corpus.source} has {now} now); "
-                "bring the file back as it was, or train anew"
+                "bring the file back as it was, or train anew (also where seqforge has come to split it otherwise)"
             )
 
 

@@ -27,6 +27,7 @@ from seqforge.metrics import nll
 from seqforge.settings import RunConfig, build, settle
 
 HIGHER_IS_BETTER = ("bleu", "reverse_bleu", "distinct", "unique", "ms_jaccard", "mauve", "embsim", "grammatical")
+HIGHER_IS_BETTER += ("reply_bleu", "right")
 LOWER_IS_BETTER = (
     "nll",
     "fed",
@@ -38,7 +39,7 @@ LOWER_IS_BETTER = (
     "near_duplicates",
     "length_dist",
 )
-IN_SHORT = ("nll_valid", "nll_oracle", "entropy", "bleu4", "self_bleu4", "fed", "grammatical")
+IN_SHORT = ("nll_valid", "nll_oracle", "entropy", "bleu4", "self_bleu4", "fed", "grammatical", "right")
 LINES = 100  # samples kept of each checkpoint
 
 

@@ -226,16 +226,32 @@ def test_a_start_from_likelihood_that_no_round_betters_is_what_is_kept(tmp_path)
     assert mle.validation_nll(generator, runs_of_one_token().valid) == pytest.approx(start, abs=1e-9)
 
 
-def test_the_mediator_alone_slows_and_stops_where_its_validation_nll_turns(tmp_path):
-    alone = {"m_steps": 0, "mediator_reads": "real", "m_lr": 0.3, "steps": 10, "rounds": 0}
-    _, run = run_of(tmp_path / "run", m_pretrain=50, m_patience=2, lr_decay=0.5, **alone)
+def test_a_run_without_rounds_can_be_taken_over_by_one_with_another_mediator(tmp_path):
+    """Its end is its pre-training: the marks of the end were taken over, and nothing was chosen any more."""
+    start = {"mle": MLEConfig(epochs=8, lr=0.01), "counterpart": CounterpartConfig(epochs=0), "patience": 2}
+    _, first = run_of(tmp_path / "first", rounds=0, steps=5, m_pretrain=1, **start)
+    run = Run.create(tmp_path / "second", {"method": "cot"}, seed=3, saving=CheckpointConfig(seconds=1e9))
+    run.start_from(first.folder)
+    more = {"lr": 1.0, "rounds": 9, "steps": 5, "mediator": MediatorConfig(embedding=8, hidden=20), **start}
+    generator = cot.train(CoTConfig(**{**SIZES, "batch": 32, **more}), runs_of_one_token(), run)
+    best = min(r["nll_valid"] for r in log(first, "mle"))
+    assert min(r["nll_valid"] for r in log(run)) > best
+    assert mle.validation_nll(generator, runs_of_one_token().valid) == pytest.approx(best, abs=1e-9)
+
+
+def test_the_mediator_alone_slows_and_stops_where_its_validation_nll_turns(tmp_path, monkeypatch):
+    slowed, plain = [], cot.slow
+    monkeypatch.setattr(cot, "slow", lambda optimizer, factor: slowed.append(factor) or plain(optimizer, factor))
+    alone = {"mediator_reads": "real", "m_lr": 0.3, "steps": 10, "rounds": 0}
+    _, run = run_of(tmp_path / "run", m_pretrain=50, m_patience=2, m_lr_decay=0.5, **alone)
     found = [r["mediator_nll_valid"] for r in log(run, "mediator")]
     assert len(found) < 50
     assert len(found) - 1 - int(np.argmin(found)) == 2
     worse = sum(nll >= min(found[:k]) for k, nll in enumerate(found) if k)
     optimizer = run._kept["mediator.optimizer"]
     assert isinstance(optimizer, torch.optim.Optimizer)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * 0.5**worse)
+    assert slowed == [0.5] * worse
+    assert optimizer.param_groups[0]["lr"] == 0.3  # beside the generator it begins anew
     assert not optimizer.state  # its moments were of other weights
 
 

@@ -214,6 +214,7 @@ def test_reply_bleu_is_nltks_corpus_bleu(order):
     own = replies.reply_bleu([r[0] for r in references], references, {}, 1.0)
     assert [s.value for s in own] == [1.0, 1.0]
     assert replies.corpus_bleu(replies.bleu_rows([[9, 9]], [[[1, 2]]], 2), np.ones(1, int)) == 0.0
+    assert replies.bleu_rows([[7]], [[[7, 8], [7, 7, 7]]], 2).tolist() == [[1, 0, 1, 0, 1, 2]]  # no pair in one token
     assert replies.corpus_bleu(replies.bleu_rows([[]], [[[1, 2]]], 2), np.ones(1, int)) == 0.0
 
 
@@ -256,7 +257,7 @@ def test_stages_one_by_one_end_where_one_run_ends(run, tmp_path):
             assert a == b
 
 
-def test_the_generated_file_is_taken_over_not_written_again(run, tmp_path):
+def test_the_generated_file_is_taken_over_not_written_again(run, tmp_path, capsys):
     """Its discriminator learns from what RUN's generator answered, also where someone has mended that by hand."""
     first, second = tmp_path / "first", tmp_path / "second"
     assert main([*TINY, "--stage", "generate", "--out", str(first)]) == 0
@@ -266,6 +267,10 @@ def test_the_generated_file_is_taken_over_not_written_again(run, tmp_path):
     more = ["--stage", "pretrain-discriminator", "--decode", "greedy", "--from", str(first)]
     assert main([*TINY, *more, "--out", str(second)]) == 0
     assert (second / "generated.jsonl").read_bytes() == file.read_bytes()
+    assert "decode greedy: the replies of" in capsys.readouterr().err
+    file.write_text("".join(json.dumps(row) + "\n" for row in mended[:-1]))
+    assert main([*TINY, *more, "--out", str(tmp_path / "third")]) == 2
+    assert f"{file}: 199 replies to 200 sources; remove it" in " ".join(capsys.readouterr().err.split())
 
 
 SLOW = [pytest.param(reward, marks=pytest.mark.slow) for reward in ("random", "frozen")]
@@ -277,6 +282,8 @@ def test_null_controls(reward, run, tmp_path):
     assert main([*TINY, "--from", str(run), *more, "--out", str(tmp_path / "run")]) == 0
     trained = [r for r in records(tmp_path / "run", "adversarial") if "d_loss" in r]
     assert len(trained) == (2 if reward == "shuffled" else 0)
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())["generators"][-1]["scores"]
+    assert "d_accuracy" in {s["name"] for s in scores}  # of the one taken over
     if reward == "constant":
         assert {r["reward_mean"] for r in records(tmp_path / "run", "adversarial")} == {0.5}
 

@@ -70,14 +70,14 @@ class CoTConfig:
         g_steps: generator steps a turn (CoT: 1)
         m_pretrain: rounds of `steps` mediator steps before the first, of which the best by validation is taken (CoT: 0)
         m_patience: of these, rounds without a lower validation NLL before they end; 0: all are carried out
+        m_lr_decay: in these, factor on m_lr after a round without a lower validation NLL; it begins anew after them
         mediator_reads: what the mediator learns from (CoT: the mixture)
         gradient: local: divergence at prefixes taken as given; whole: with what a token does to the prefixes after it
         baseline: what is taken off the divergence still to come, for gradient whole
         lr: Adam's step size of the generator (CoT's code: 0.01)
         m_lr: Adam's step size of the mediator (CoT's code: 0.01)
         m_weight_decay: of the mediator, decoupled, per step, times m_lr
-        lr_decay: factor on both step sizes after a round without a lower validation NLL, in rounds of the mediator
-            alone on its own; 1 keeps them
+        lr_decay: factor on both step sizes after a round without a lower validation NLL; 1 keeps them
         clip: largest global gradient norm of either
         average: decay a step of a moving average of the generator's weights, which is then validated and kept; 0: none
         patience: rounds without a lower validation NLL before it stops and takes the best round's weights, or those it
@@ -96,6 +96,7 @@ class CoTConfig:
     g_steps: int = 1
     m_pretrain: int = 0
     m_patience: int = 0
+    m_lr_decay: float = 1.0
     mediator_reads: Literal["mixture", "real"] = "mixture"
     gradient: Literal["local", "whole"] = "local"
     baseline: objectives.Baseline = "leave-one-out"
@@ -119,7 +120,7 @@ class CoTConfig:
             "patience": 0,
         }
         ranges.check(self, **ranges.at_least(counts), lr="above 0", m_lr="above 0", clip="above 0")
-        ranges.check(self, m_weight_decay="0 or more", lr_decay="(0, 1]", average="[0, 1)")
+        ranges.check(self, m_weight_decay="0 or more", lr_decay="(0, 1]", m_lr_decay="(0, 1]", average="[0, 1)")
         if self.rounds and not self.m_steps and not self.m_pretrain:
             raise ValueError("m_steps 0 leaves the mediator as it was drawn; give it --m_pretrain, or --m_steps 1")
 
@@ -132,12 +133,12 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     if not config.mle.epochs:
         mle.counterpart(generator, config.counterpart, corpus, run)
     run.keep("generator", generator)
-    mediator = run.keep("mediator", kinds.make(config.mediator, *sizes, seeds[1]).to(run.device))
     if config.mle.epochs:
         mle.pretrain(generator, config.mle, config.monitor, corpus, run)
         if run.once("pre-trained"):
             mle.measure(generator, corpus, config.monitor, run, "mle")
             run.checkpoint(tag="pre-trained")
+    mediator = run.keep("mediator", kinds.make(config.mediator, *sizes, seeds[1]).to(run.device))
     shown = run.keep("average", copy.deepcopy(generator).to(run.device)) if config.average else generator
     optimizer = run.keep("generator.optimizer", torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True))
     m_optimizer = run.keep(
@@ -162,15 +163,16 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         m_valid = mle.validation_nll(mediator, corpus.valid)
         m_best.update(m_valid, mediator)
         if m_best.age:
-            slow(m_optimizer, config.lr_decay)
+            slow(m_optimizer, config.m_lr_decay)
         run.log("mediator", "train", round=round_, mediator_nll=m_nll, mediator_nll_valid=m_valid)
         if config.m_patience and m_best.age >= config.m_patience:
             run.finish("mediator")
     if run.once("mediator.chosen") and m_best.weights:
         mediator.load_state_dict(m_best.weights)
         m_optimizer.state.clear()  # the moments of other weights
+        m_optimizer.param_groups[0]["lr"] = config.m_lr
     run.drop("mediator.best")
-    if config.mle.epochs and run.once("start.considered"):
+    if config.mle.epochs and not run.done.get("cooperative") and run.once("start.considered"):
         best.update(mle.validation_nll(shown.eval(), corpus.valid), shown)
     mediator.eval()  # one that stands still is never told again, and a resumed one never was
     for round_ in run.loop("cooperative", config.rounds):

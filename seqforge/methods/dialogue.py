@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+import yaml
 from torch import Tensor
 
 from seqforge import discriminate, objectives, ranges, rewards
@@ -139,8 +140,10 @@ def train(config: DialogueConfig, corpus: Corpus, run: Run) -> TransformerGenera
     )
 
     mle.pretrain(generator, config.mle, config.monitor, corpus, run)
-    if config.reaches("generate") and not (run.folder / GENERATED).is_file() and not run.take_over(GENERATED):
-        write_generated(generator, corpus, config.decode, run)
+    if config.reaches("generate") and not (run.folder / GENERATED).is_file():
+        check_taken_over(config, corpus, run)
+        if not run.take_over(GENERATED):
+            write_generated(generator, corpus, config.decode, run)
     if config.reaches("pretrain-discriminator") and config.judged:
         pretrain_discriminator(discriminator, d_optimizer, corpus, config, run)
     if run.once("pre-trained"):
@@ -219,6 +222,16 @@ def write_generated(generator: Generator, corpus: Corpus, decode: str, run: Run)
     part = run.folder / f".{GENERATED}.part"
     part.write_text("\n".join(rows) + "\n", encoding="utf-8")
     part.replace(run.folder / GENERATED)
+
+
+def check_taken_over(config: DialogueConfig, corpus: Corpus, run: Run) -> None:
+    """The generated file of the run that this one began from, where it has one. Raises ValueError for a broken one."""
+    if run.start is None or not (run.start / GENERATED).is_file():
+        return
+    read_generated(run.start / GENERATED, corpus)
+    theirs = yaml.safe_load((run.start / "config.yaml").read_text()).get("decode")
+    if theirs != config.decode:
+        warnings.warn(f"decode {config.decode}: the replies of {run.start} are taken over, by {theirs}", stacklevel=2)
 
 
 def read_generated(path: Path, corpus: Corpus) -> Split:

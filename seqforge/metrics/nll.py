@@ -72,9 +72,13 @@ def nll_test(generator: Generator, test: Split, source: str, temperature: float 
 def perplexity(test: Score) -> Score:
     """exp of NLL_test, and of the ends of its 95 % interval: of the cross-entropy alone, whatever else was trained."""
     half = 1.96 * (test.stderr or 0.0)
-    ends = None if test.stderr is None else (math.exp(test.value - half), math.exp(test.value + half))
+
+    def exp(x: float) -> float:
+        return math.exp(min(x, 700.0))  # of a generator that has diverged
+
+    ends = None if test.stderr is None else (exp(test.value - half), exp(test.value + half))
     signed = test.signature.replace("nll_test", "perplexity", 1)
-    return Score("perplexity", math.exp(test.value), None, "per token", test.temperature, signed, ends)
+    return Score("perplexity", exp(test.value), None, "per token", test.temperature, signed, ends)
 
 
 def nll_oracle(
@@ -99,8 +103,8 @@ def entropy(drawn: Samples, facts: dict, temperature: float) -> Score:
 
 
 def count(corpus: Corpus, samples: int) -> int:
-    """How many samples are drawn: of pairs no more than there are test sources, so that each is asked once, and an
-    interval over samples is one over sources.
+    """How many samples are drawn: of pairs no more than there are to test on, so that the source of each is asked once,
+    and an interval over samples is one over test pairs.
     """
     return samples if corpus.test.source is None else min(samples, len(corpus.test))
 

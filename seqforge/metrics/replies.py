@@ -39,22 +39,34 @@ Tokens = Sequence[int] | Sequence[str]
 
 def bleu_rows(said: Sequence[Tokens], references: Sequence[Sequence[Tokens]], order: int) -> np.ndarray:
     """(N, 2 order + 2) counts of every reply: n-grams found in a reference, each no more often than in the one that has
-    it most; all its n-grams; its length; the length of the reference nearest in length, the shorter of two.
+    it most; all its n-grams, none of a shorter reply (nltk counts one); its length; the length of the reference nearest
+    in length, the shorter of two. Replies to one source may share one list of references, which is then counted once.
     """
-    rows = np.zeros((len(said), 2 * order + 2), np.int64)
+    rows, known = np.zeros((len(said), 2 * order + 2), np.int64), {}
     for row, reply, others in zip(rows, said, references, strict=True):
+        if id(others) not in known:
+            known[id(others)] = _most(others, order), {len(other) for other in others}
+        most, sizes = known[id(others)]
         for n in range(1, order + 1):
-            most: Counter = Counter()
-            for other in others:
-                most |= _ngrams(other, n)
             mine = _ngrams(reply, n)
-            row[n - 1], row[order + n - 1] = (mine & most).total(), mine.total()
-        row[-2:] = len(reply), min((abs(len(o) - len(reply)), len(o)) for o in others)[1]
+            row[n - 1] = sum(min(count, most.get(gram, 0)) for gram, count in mine.items())
+            row[order + n - 1] = mine.total()
+        row[-2:] = len(reply), min((abs(size - len(reply)), size) for size in sizes)[1]
     return rows
 
 
 def _ngrams(tokens: Tokens, n: int) -> Counter:
     return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def _most(texts: Sequence[Tokens], order: int) -> dict[tuple, int]:
+    """Of every n-gram up to that order, how often the text has it that has it most."""
+    most: dict[tuple, int] = {}
+    for text in texts:
+        for n in range(1, order + 1):
+            for gram, count in _ngrams(text, n).items():
+                most[gram] = max(count, most.get(gram, 0))
+    return most
 
 
 def corpus_bleu(rows: np.ndarray, weights: np.ndarray) -> float:
