@@ -138,6 +138,11 @@ def print_comparison(found: dict) -> None:
     for title, head, rows in comparison_tables(found):
         if title == VERDICTS:  # in sentences, below
             continue
+        if head[1] == "seeds" and len(head) > max(8, len(rows) + 1):  # wider than a terminal: a score a line
+            head, rows = (
+                [head[0], *(row[0] for row in rows)],
+                [list(line) for line in zip(head, *rows, strict=True)][1:],
+            )
         table = Table(*head, box=None)
         for row in rows:
             table.add_row(*map(escape, row))

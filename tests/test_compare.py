@@ -13,7 +13,7 @@ from seqforge.cli import main
 from seqforge.compare import compare, difference, group_of, paired_p, ranks, read_run
 from seqforge.evaluate import EvaluateConfig
 from seqforge.frontier import ORACLE, best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
-from seqforge.tables import as_latex, as_markdown, comparison_tables
+from seqforge.tables import as_latex, as_markdown, comparison_tables, print_comparison
 from seqforge.training import default_options
 from seqforge.verdict import Judgement
 
@@ -337,3 +337,15 @@ def test_folders_that_are_no_finished_run_are_refused_with_the_remedy(tmp_path):
     (run / "scores.json").unlink()
     with pytest.raises(ValueError, match=re.escape(f"{run}: no scores.json yet; make it by: seqforge evaluate {run}")):
         compare([run])
+
+
+def test_many_scores_are_lines_of_the_table_on_the_terminal(capsys):
+    """A column of two letters says nothing."""
+    scores = dict.fromkeys(("right", "perplexity", "copied", "bleu3", "bleu4", "fed"), (0.123, 0.045))
+    none = {"gap": None, "p": None, "seeds": []}
+    group = {"seeds": [1, 2], "rank": 1.0, "scores": scores, "verdicts": []}
+    group["to_pretrained"] = {"at_one": none, "over_range": none}
+    print_comparison({"groups": {"a": group, "b": group}, "gaps": [], "frontier": next(iter(AXES))})
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert "perplexity  0.123 ± 0.045  0.123 ± 0.045" in printed
