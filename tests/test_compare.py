@@ -12,7 +12,7 @@ from scipy import stats
 from seqforge.cli import main
 from seqforge.compare import compare, difference, group_of, paired_p, ranks, read_run
 from seqforge.evaluate import EvaluateConfig
-from seqforge.frontier import ORACLE, best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
+from seqforge.frontier import AXES, ORACLE, best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
 from seqforge.tables import as_latex, as_markdown, comparison_tables, print_comparison
 from seqforge.training import default_options
 from seqforge.verdict import Judgement
