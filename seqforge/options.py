@@ -10,9 +10,11 @@ from typing import Any, NoReturn, get_args
 from jsonargparse import ArgumentParser, Namespace
 
 from seqforge import recipes
-from seqforge.models.kinds import Kind
+from seqforge.models.kinds import Judge, Kind
 from seqforge.settings import RunConfig, keys_of
 from seqforge.training import METHODS
+
+PLAYERS = "--(generator|mediator|teacher|discriminator)"  # groups of options that may have a kind
 
 
 class Parser(ArgumentParser):
@@ -89,15 +91,15 @@ def _recipe_values(name: str, method: str) -> dict[str, Any]:
 
 def _expand(argv: list[str]) -> list[str]:
     """What stands for a group: `--data X` is `--data.source X`, `--generator transformer` is `--generator.kind
-    transformer`; and so `--mediator`, `--teacher`, `--evaluate`, `--condition`, `--tensorboard`. `--stop-on a,b` is
+    transformer`; and so the other players, `--evaluate`, `--condition`, `--tensorboard`. `--stop-on a,b` is
     `--stop_on=[a,b]`.
     """
-    kinds = get_args(Kind)
+    kinds = {*get_args(Kind), *get_args(Judge)}
     argv = [
-        f"{a}.kind" if re.fullmatch("--(generator|mediator|teacher)", a) and b in kinds else a
+        f"{a}.kind" if re.fullmatch(PLAYERS, a) and b in kinds else a
         for a, b in zip(argv, [*argv, ""][1:], strict=True)
     ]
-    argv = [re.sub(rf"^--(generator|mediator|teacher)=({'|'.join(kinds)})$", r"--\1.kind=\2", a) for a in argv]
+    argv = [re.sub(rf"^({PLAYERS})=({'|'.join(kinds)})$", r"\1.kind=\3", a) for a in argv]
     argv = [re.sub(r"^--data(=|$)", r"--data.source\1", a) for a in argv]
     argv = [re.sub(r"^--condition(=|$)", r"--data.condition\1", a) for a in argv]
     argv = [re.sub(r"^--evaluate(=|$)", r"--evaluate.when\1", a) for a in argv]

@@ -26,8 +26,18 @@ from seqforge.evaluate import EvaluateConfig
 from seqforge.metrics import nll
 from seqforge.settings import RunConfig, build, settle
 
-HIGHER_IS_BETTER = ("bleu", "reverse_bleu", "distinct", "unique", "ms_jaccard", "mauve", "embsim", "grammatical")
-HIGHER_IS_BETTER += ("reply_bleu", "right")
+HIGHER_IS_BETTER = (
+    "bleu",
+    "reverse_bleu",
+    "distinct",
+    "unique",
+    "ms_jaccard",
+    "mauve",
+    "embsim",
+    "grammatical",
+    "reply_bleu",
+    "right",
+)
 LOWER_IS_BETTER = (
     "nll",
     "fed",

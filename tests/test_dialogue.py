@@ -205,17 +205,17 @@ def test_reply_bleu_is_nltks_corpus_bleu(order):
     draw = rng(5)
     references = [[torch.randint(4, (n,), generator=draw).tolist() for n in (6, 9)[: 1 + k % 2]] for k in range(40)]
     said = [torch.randint(4, (5 + k % 5,), generator=draw).tolist() for k in range(40)]
-    rows = replies.bleu_rows(said, references, order)
+    rows = replies.bleu_rows(said, references, 4)
     weights = torch.randint(3, (40,), generator=draw).numpy()
     for each in (np.ones(40, int), weights):
         doubled = [k for k in range(40) for _ in range(each[k])]
         truth = corpus_bleu([references[k] for k in doubled], [said[k] for k in doubled], (1 / order,) * order)
-        assert replies.corpus_bleu(rows, each) == pytest.approx(truth, rel=1e-9)
+        assert replies.corpus_bleu(rows, each, order) == pytest.approx(truth, rel=1e-9)
     own = replies.reply_bleu([r[0] for r in references], references, {}, 1.0)
     assert [s.value for s in own] == [1.0, 1.0]
-    assert replies.corpus_bleu(replies.bleu_rows([[9, 9]], [[[1, 2]]], 2), np.ones(1, int)) == 0.0
+    assert replies.corpus_bleu(replies.bleu_rows([[9, 9]], [[[1, 2]]], 2), np.ones(1, int), 2) == 0.0
     assert replies.bleu_rows([[7]], [[[7, 8], [7, 7, 7]]], 2).tolist() == [[1, 0, 1, 0, 1, 2]]  # no pair in one token
-    assert replies.corpus_bleu(replies.bleu_rows([[]], [[[1, 2]]], 2), np.ones(1, int)) == 0.0
+    assert replies.corpus_bleu(replies.bleu_rows([[]], [[[1, 2]]], 2), np.ones(1, int), 2) == 0.0
 
 
 def test_copied_and_generic_by_hand():

@@ -14,7 +14,7 @@ from seqforge.cli import main
 from seqforge.likelihood import weighted_nll
 from seqforge.models.attention import Attention, Embedding, Layer, sinusoids
 from seqforge.models.generator import Generator, HeadedGenerator
-from seqforge.models.kinds import GeneratorConfig, make, transformer
+from seqforge.models.kinds import GeneratorConfig, make, narrowed
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.models.transformer import Source, TransformerConfig, TransformerGenerator, TransformerState
 from seqforge.rewards import rollout_q, sample_with_trail
@@ -367,7 +367,7 @@ def test_kinds():
     assert (found.decoder.depth, len(found.decoder.own), found.eos_id) == (4, 1, 3)
     assert found.decoder.layer(0).grow.out_features == 16  # twice hidden
     sizes = {"embedding": 6, "hidden": 8, "layers": 2, "dropout": 0.3, "heads": 2, "feedforward": 5, "share": False}
-    taken = transformer(GeneratorConfig(kind="transformer", **sizes, norm="post"))
+    taken = narrowed(GeneratorConfig(kind="transformer", **sizes, norm="post"), TransformerConfig)
     assert taken == TransformerConfig(**sizes, norm="post")
 
 

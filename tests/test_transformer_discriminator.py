@@ -1,11 +1,15 @@
 """Transformer discriminators: sizes, padding, order, the logit's range, and that pairs can be told apart."""
 
+import json
+
 import pytest
 import torch
 from torch import nn
 from worlds import rng
 
 from seqforge import discriminate, objectives
+from seqforge.cli import main
+from seqforge.models.kinds import DiscriminatorConfig
 from seqforge.models.transformer import Source
 from seqforge.models.transformer_discriminator import TransformerDiscriminator, TransformerDiscriminatorConfig
 
@@ -151,3 +155,28 @@ def test_the_shared_training_step_takes_it():
 def test_sizes_that_cannot_be_are_refused(options, told):
     with pytest.raises(ValueError, match=told):
         TransformerDiscriminatorConfig(**options)
+
+
+def test_seqgan_takes_it_and_its_score_sheet_knows_it(tmp_path):
+    tiny = ["--discriminator", "transformer", "--discriminator.hidden", "8", "--discriminator.embedding", "8"]
+    more = ["--mle.epochs", "1", "--rounds", "1", "--d_pretrain", "1", "--evaluate.samples", "64"]
+    assert (
+        main(["train", "seqgan", "--recipe", "seqgan-oracle-tiny", *tiny, *more, "--out", str(tmp_path / "run")]) == 0
+    )
+    judged = json.loads((tmp_path / "run" / "calibration.json").read_text())
+    assert judged["kind"] == "TransformerDiscriminator"
+    assert not judged["pairs"]
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [r["phase"] for r in records if "d_loss" in r] == ["discriminator", "adversarial"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"hidden": 8}, "discriminator.hidden is 8, but a discriminator of kind cnn has none"),
+        ({"kind": "transformer", "hidden": 9}, "discriminator.heads is 4"),
+    ],
+)
+def test_options_of_another_kind_are_refused(options, told):
+    with pytest.raises(ValueError, match=told):
+        DiscriminatorConfig(**options)

@@ -26,8 +26,7 @@ from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models import kinds
-from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
-from seqforge.models.kinds import AnyGenerator, GeneratorConfig
+from seqforge.models.kinds import AnyGenerator, DiscriminatorConfig, GeneratorConfig
 from seqforge.run import Run, derive_seed
 from seqforge.sampling import mask_of, uniform
 
@@ -39,7 +38,7 @@ class SeqGANConfig:
 
     Args:
         generator: its kind and sizes
-        discriminator: sizes of the CNN
+        discriminator: its kind and sizes (SeqGAN: a CNN)
         mle: pre-training of the generator
         monitor: what is measured meanwhile
         rounds: adversarial rounds (SeqGAN: 200)
@@ -64,7 +63,7 @@ class SeqGANConfig:
     """
 
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    discriminator: CNNConfig = field(default_factory=CNNConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     mle: MLEConfig = field(default_factory=MLEConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     rounds: int = 60
@@ -108,7 +107,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     """Pre-train both players, then Algorithm 1; the run keeps them as "generator" and "discriminator"."""
     seeds = [derive_seed(run.seed, name) for name in ("generator", "discriminator")]
     generator = kinds.make(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seeds[0])
-    discriminator = CNNDiscriminator.of(config.discriminator, corpus.vocab_size, corpus.max_length, seeds[1])
+    discriminator = kinds.make_discriminator(config.discriminator, corpus.vocab_size, corpus.max_length, seeds[1])
     run.keep("generator", generator.to(run.device))
     run.keep("discriminator", discriminator.to(run.device))
     d_optimizer = torch.optim.AdamW(

@@ -5,6 +5,7 @@ sources. right: share of replies that an exact judge of the conversation accepts
 reply_bleu: corpus BLEU of replies, each held to the real replies to its own source alone (Papineni et al. 2002).
 """
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -69,14 +70,14 @@ def _most(texts: Sequence[Tokens], order: int) -> dict[tuple, int]:
     return most
 
 
-def corpus_bleu(rows: np.ndarray, weights: np.ndarray) -> float:
-    """BLEU of replies counted by `bleu_rows`, reply i `weights[i]` times; 0 where an order has no match."""
-    order = rows.shape[1] // 2 - 1
-    found, possible, ends = np.split(weights @ rows, [order, 2 * order])
-    if not found.all():
+def corpus_bleu(rows: np.ndarray, weights: np.ndarray, order: int) -> float:
+    """BLEU of that order of replies counted by `bleu_rows`, reply i `weights[i]` times; 0 where one has no match."""
+    highest = rows.shape[1] // 2 - 1
+    found, possible, ends = np.split(weights @ rows, [highest, 2 * highest])
+    if not found[:order].all():
         return 0.0
     short = min(0.0, 1 - ends[1] / ends[0])
-    return float(np.exp(short + np.log(found / possible).mean()))
+    return float(np.exp(short + np.log(found[:order] / possible[:order]).mean()))
 
 
 def reply_bleu(
@@ -87,11 +88,11 @@ def reply_bleu(
     seed: int = 1,
 ) -> list[Score]:
     """reply_bleu2 and reply_bleu4. references: of every reply, the real replies to its source."""
-    found = []
+    found, rows = [], bleu_rows(said, references, max(BLEU))
     for order in BLEU:
-        rows = bleu_rows(said, references, order)
-        value = corpus_bleu(rows, np.ones(len(rows), np.int64))
-        spread = bootstrap.centred(value, lambda w, rows=rows: corpus_bleu(rows, w), len(rows), seed, bounds=(0, 1))
+        value = corpus_bleu(rows, np.ones(len(rows), np.int64), order)
+        statistic = functools.partial(corpus_bleu, rows, order=order)
+        spread = bootstrap.centred(value, statistic, len(rows), seed, bounds=(0, 1))
         found.append(scored(f"reply_bleu{order}", value, spread, "", temperature, facts, n=len(rows), seed=seed))
     return found
 

@@ -1,15 +1,23 @@
-"""The generator of the methods that take any: an LSTM, or a decoder-only Transformer, by `--generator.kind`."""
+"""The players of the methods that take any, by `--generator.kind` (an LSTM, or a decoder-only Transformer) and
+`--discriminator.kind` (a CNN, or a Transformer).
+"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from seqforge.models.attention import Norm, check_sizes
+from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.models.transformer import TransformerConfig, TransformerGenerator
+from seqforge.models.transformer_discriminator import TransformerDiscriminator, TransformerDiscriminatorConfig
 
 Kind = Literal["lstm", "transformer"]
+Judge = Literal["cnn", "transformer"]
 AnyGenerator = LSTMGenerator | TransformerGenerator
+AnyDiscriminator = CNNDiscriminator | TransformerDiscriminator
 FOREIGN = {"lstm": ("heads", "feedforward", "share", "norm"), "transformer": ("init_std",)}
+FOREIGN_TO_CNN = ("hidden", "layers", "heads", "feedforward", "share", "norm")  # a recipe's widths are nobody's mistake
 
 
 @dataclass(frozen=True)
@@ -38,24 +46,68 @@ class GeneratorConfig(LSTMConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        defaults = {f.name: f.default for f in fields(self)}
-        for name in FOREIGN.get(self.kind, ()):
-            if (value := getattr(self, name)) != defaults[name]:
-                raise ValueError(
-                    f"{self.group}.{name} is {value}, but a {self.group} of kind {self.kind} has none; leave it out"
-                )
+        _check_own(self, self.group, FOREIGN.get(self.kind, ()))
         if self.kind == "transformer":
             check_sizes(self.group, self.hidden, self.heads, self.dropout, feedforward=self.feedforward)
 
 
-def transformer(config: GeneratorConfig) -> TransformerConfig:
-    names = {f.name for f in fields(TransformerConfig)} & {f.name for f in fields(GeneratorConfig)}
-    return TransformerConfig(**{name: getattr(config, name) for name in names})
+@dataclass(frozen=True)
+class DiscriminatorConfig(CNNConfig):
+    """Sizes of a discriminator of sequences.
+
+    Args:
+        embedding: width of its own token embedding (SeqGAN: 64)
+        widths: window widths of a CNN in tokens (SeqGAN: 1 to 10, 15, 20); those wider than any sequence are left out
+        filters: filters of each width (SeqGAN: 1,720 in all)
+        dropout: share of units dropped while it trains: of a CNN after the highway (SeqGAN: 0.25), of a Transformer
+            after the embedding, each part of a layer and the mean
+        kind: cnn, or transformer: tokens see each other both ways, and their mean is judged
+        hidden: width of a Transformer's layers
+        layers: a Transformer's layers
+        heads: a Transformer's attention heads; they divide hidden
+        feedforward: width of a Transformer's feed-forward part; 0: twice hidden
+        share: a Transformer's layers all have the same weights
+        norm: where a Transformer normalises: before or after each part of a layer
+    """
+
+    kind: Judge = "cnn"
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 4
+    feedforward: int = 0
+    share: bool = True
+    norm: Norm = "pre"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.kind == "cnn":
+            _check_own(self, "discriminator", FOREIGN_TO_CNN)
+        else:
+            narrowed(self, TransformerDiscriminatorConfig)  # checks
+
+
+def _check_own(config: Any, group: str, foreign: Sequence[str]) -> None:
+    """Raises ValueError for an option of another kind."""
+    plain = {f.name: f.default for f in fields(config)}
+    for name in foreign:
+        if (value := getattr(config, name)) != plain[name]:
+            raise ValueError(f"{group}.{name} is {value}, but a {group} of kind {config.kind} has none; leave it out")
+
+
+def narrowed(config: Any, kind: Any) -> Any:
+    """The configuration of one kind, from the options of the same names."""
+    return kind(**{f.name: getattr(config, f.name) for f in fields(kind) if hasattr(config, f.name)})
 
 
 def make(config: LSTMConfig, vocab_size: int, eos_id: int | None, start_id: int, seed: int) -> AnyGenerator:
     """The generator a run's configuration names."""
     if isinstance(config, GeneratorConfig) and config.kind == "transformer":
-        return TransformerGenerator.of(transformer(config), vocab_size, eos_id, start_id, seed)
-    sizes = LSTMConfig(**{f.name: getattr(config, f.name) for f in fields(LSTMConfig)})
-    return LSTMGenerator.of(sizes, vocab_size, eos_id, start_id, seed)
+        return TransformerGenerator.of(narrowed(config, TransformerConfig), vocab_size, eos_id, start_id, seed)
+    return LSTMGenerator.of(narrowed(config, LSTMConfig), vocab_size, eos_id, start_id, seed)
+
+
+def make_discriminator(config: DiscriminatorConfig, vocab_size: int, max_length: int, seed: int) -> AnyDiscriminator:
+    """The discriminator of sequences that a run's configuration names."""
+    if config.kind == "transformer":
+        return TransformerDiscriminator.of(narrowed(config, TransformerDiscriminatorConfig), vocab_size, seed)
+    return CNNDiscriminator.of(narrowed(config, CNNConfig), vocab_size, max_length, seed)
