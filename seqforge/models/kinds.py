@@ -106,8 +106,8 @@ def make(config: LSTMConfig, vocab_size: int, eos_id: int | None, start_id: int,
     return LSTMGenerator.of(narrowed(config, LSTMConfig), vocab_size, eos_id, start_id, seed)
 
 
-def make_discriminator(config: DiscriminatorConfig, vocab_size: int, max_length: int, seed: int) -> AnyDiscriminator:
+def make_discriminator(config: CNNConfig, vocab_size: int, max_length: int, seed: int) -> AnyDiscriminator:
     """The discriminator of sequences that a run's configuration names."""
-    if config.kind == "transformer":
+    if isinstance(config, DiscriminatorConfig) and config.kind == "transformer":
         return TransformerDiscriminator.of(narrowed(config, TransformerDiscriminatorConfig), vocab_size, seed)
     return CNNDiscriminator.of(narrowed(config, CNNConfig), vocab_size, max_length, seed)
