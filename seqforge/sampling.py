@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from seqforge.models.generator import (
-    CACHE_FLOATS,
+    CORE_FLOATS,
     Context,
     Generator,
     HeadedGenerator,
     State,
+    cores,
     head_logits,
     reader,
     unscaled_softmax,
@@ -155,8 +156,8 @@ def chunk_rows(generator: Generator, device: torch.device) -> int:
 
 
 def cache_rows(vocab_size: int, device: torch.device) -> int:
-    """Rows whose logits stay in the cache of a CPU; a GPU takes as many as come."""
-    return min(max(16, CACHE_FLOATS // vocab_size), 2048) if device.type == "cpu" else 8192
+    """Rows whose logits stay in the caches of a CPU; a GPU takes as many as come."""
+    return cores(device) * min(max(8, CORE_FLOATS // vocab_size), 1024) if device.type == "cpu" else 8192
 
 
 @torch.no_grad()

@@ -178,17 +178,25 @@ def test_the_fused_head_equals_cross_entropy():
         assert close(got, exact)
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """Each thread has its own rows of the head's products, where their number divides so."""
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("shift", [0.0, 60.0, 150.0, -150.0])
-def test_logits_whose_exponentials_leave_float32_give_the_same_probabilities(shift):
-    """The head skips the shift by the maximum where it may. 300 rows are more than one chunk, the last one ragged."""
+def test_logits_whose_exponentials_leave_float32_give_the_same_probabilities(threads, shift):
+    """The head skips the shift by the maximum where it may. 301 rows are more than one chunk, the last one ragged."""
     torch.manual_seed(18)
     head = nn.Linear(6, 7000)
-    hidden = torch.randn(300, 6, generator=rng(13))
+    hidden = torch.randn(301, 6, generator=rng(13))
     hidden[:2] *= 100  # beyond exp in any case: ever one chunk of the two is done anew
     hidden.requires_grad_()
     with torch.no_grad():
         head.bias += shift
-    targets, weight = torch.randint(7000, (300,), generator=rng(14)), torch.randn(300, generator=rng(15))
+    targets, weight = torch.randint(7000, (301,), generator=rng(14)), torch.randn(301, generator=rng(15))
     exact = torch.log_softmax(head.double()(hidden.double()), -1).gather(-1, targets[:, None]).squeeze(-1)
     truth = torch.autograd.grad(-(weight * exact).sum(), [hidden, head.weight, head.bias])
     loss, logp = head_weighted_nll(head.float(), hidden, targets, weight)
@@ -203,16 +211,16 @@ def test_logits_whose_exponentials_leave_float32_give_the_same_probabilities(shi
 @pytest.mark.parametrize("shift", [0.0, 60.0, 150.0, -150.0])
 @pytest.mark.parametrize("others", [1, 2])
 @pytest.mark.parametrize("covering", [False, True])
-def test_logits_whose_exponentials_leave_float32_give_the_same_divergence(covering, others, shift):
+def test_logits_whose_exponentials_leave_float32_give_the_same_divergence(threads, covering, others, shift):
     torch.manual_seed(18)
     heads = [nn.Linear(6, 7000) for _ in range(1 + others)]
-    hiddens = [torch.randn(150, 6, generator=rng(17 + k)) for k in range(1 + others)]
+    hiddens = [torch.randn(151, 6, generator=rng(17 + k)) for k in range(1 + others)]
     for k, (head, hidden) in enumerate(zip(heads, hiddens, strict=True)):
         head.requires_grad_(k == 0)
         hidden[k : k + 2] *= 100  # beyond exp in any case: ever one chunk of the two is done anew
         with torch.no_grad():
             head.bias += shift
-    hidden, weight = hiddens[0].requires_grad_(), torch.randn(150, generator=rng(15))
+    hidden, weight = hiddens[0].requires_grad_(), torch.randn(151, generator=rng(15))
     logs = [torch.log_softmax(h.double()(x.double()), -1) for h, x in zip(heads, hiddens, strict=True)]
     p, q = logs[0], torch.logsumexp(torch.stack(logs[1:]), 0) - math.log(others)
     exact = (q.exp() * (q - p)).sum(1) if covering else (p.exp() * (p - q)).sum(1)
@@ -227,7 +235,7 @@ def test_logits_whose_exponentials_leave_float32_give_the_same_divergence(coveri
         assert float((got - wanted).abs().max()) <= bound * float(wanted.abs().max())
 
 
-def test_logits_whose_exponentials_leave_float32_give_the_same_samples():
+def test_logits_whose_exponentials_leave_float32_give_the_same_samples(threads):
     generator = tiny(3, vocab=7000, hidden=6, dtype=torch.float32)
     noise = uniform((300, T), rng(16))
     plain = sample(generator, noise)

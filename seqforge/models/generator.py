@@ -91,6 +91,15 @@ def reader(generator: Generator) -> Callable[[Tensor, State], tuple[Tensor, Stat
     return generator.extend_hidden if isinstance(generator, HeadedGenerator) else generator.extend
 
 
+LOG2_E = math.log2(math.e)
+CORE_FLOATS = 960_000  # logits that a core works on at a time: 3.8 MB (192 rows at V=5000)
+
+
+def cores(device: torch.device) -> int:
+    """Threads that share a pass over rows; one of a GPU, which shares them out itself."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
 def _full(x: Tensor) -> Tensor:
     """At least float32: half-precision sums over a vocabulary lose digits."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -101,10 +110,11 @@ def unscaled_softmax(logits: Tensor, again: Callable[[], Tensor]) -> tuple[Tenso
 
     On a CPU the logits are overwritten, and not shifted by their maximum first, which is half the time of a softmax;
     where the sums then leave what float32 holds well, the logits are made `again` and shifted. A GPU makes a whole
-    softmax in one pass, and half precision needs it.
+    softmax in one pass, and half precision needs it. Powers of 2 take a third of the time of those of e on some CPUs,
+    and no more on others.
     """
     if logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64):
-        e = logits.exp_()
+        e = logits.mul_(LOG2_E).exp2_()
         sums = e.sum(1, keepdim=True)
         least, most = sums.aminmax()
         if least > 1e-30 and most < 1e30:  # false of NaN
@@ -123,6 +133,39 @@ def _log_of(chosen: Tensor, logits_of: Callable[[Tensor], Tensor], targets: Tens
     return logp
 
 
+def _a_part_each(rows: Tensor) -> Tensor:
+    """Rows (N,K) as (C,N/C,K), an equal part for each of a CPU's C threads where N divides so, else C = 1.
+
+    Batched products give each thread one part, as operations element by element do; a single product would be cut
+    across the columns too, and every pass would fetch what another core has just written, which can double its time.
+    """
+    parts = cores(rows.device)
+    return rows.unflatten(0, (parts if len(rows) % parts == 0 else 1, -1))
+
+
+def _product(rows: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
+    """rows (N,K) @ matrix (K,M) into `out` (N,M), each thread its own rows."""
+    parts = _a_part_each(rows)
+    if len(parts) == 1:
+        return torch.mm(rows, matrix, out=out)
+    torch.bmm(parts, matrix.expand(len(parts), -1, -1), out=_a_part_each(out))
+    return out
+
+
+def _one_each(like: Tensor) -> Tensor:
+    """Zeros (C,K,M) to add up a sum (K,M) in, one for each thread of a CPU; one in all where that is large."""
+    return like.new_zeros(cores(like.device) if like.numel() <= CORE_FLOATS else 1, *like.shape)
+
+
+def _add_outer(sums: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left (N,K).T @ right (N,M) to `sums` (C,K,M), of which each thread has one."""
+    if len(sums) == 1:
+        sums[0].addmm_(left.t(), right)
+    else:
+        parts = _a_part_each(left)
+        sums[: len(parts)].baddbmm_(parts.transpose(1, 2), _a_part_each(right))
+
+
 class _WeightedNLL(torch.autograd.Function):
     """sum_n weight_n * -log softmax(hidden_n @ W.T + bias)[target_n], with its gradients taken on the way forward.
 
@@ -139,22 +182,22 @@ class _WeightedNLL(torch.autograd.Function):
         chosen = _full(hidden.new_empty(hidden.shape[0]))  # probability of each target
         weight = weight.to(kernel.dtype)
         with_one, columns = _with_bias(hidden, kernel, bias)
-        d_hidden, d_columns = torch.empty_like(hidden), torch.zeros_like(columns)
+        d_hidden, d_columns = torch.empty_like(hidden), _one_each(columns)
         room = hidden.new_empty(min(rows, len(hidden)), len(kernel))
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
             at, h = targets[part, None], with_one[part]
-            logits = torch.mm(h, columns, out=room[: len(h)])
+            logits = _product(h, columns, out=room[: len(h)])
             e, sums = unscaled_softmax(logits, lambda h=h: h @ columns)
             chosen[part] = (e.gather(1, at) / sums).squeeze(1)
             if need:
                 delta = e.scatter_add_(1, at, -sums).to(kernel.dtype)  # sums * d(-log p)/dlogits
                 scale = weight[part, None] / sums.to(kernel.dtype)
-                torch.mm(delta, kernel, out=d_hidden[part]).mul_(scale)
-                d_columns.addmm_((h * scale).t(), delta)
+                _product(delta, kernel, out=d_hidden[part]).mul_(scale)
+                _add_outer(d_columns, h * scale, delta)
         logp = _log_of(chosen, lambda lost: with_one[lost] @ columns, targets)
         if need:
-            ctx.save_for_backward(d_hidden, d_columns)
+            ctx.save_for_backward(d_hidden, d_columns.sum(0))
         ctx.mark_non_differentiable(logp)
         return -(logp * weight).sum(), logp
 
@@ -180,7 +223,7 @@ def head_logits(head: nn.Linear, hidden: Tensor, rows: int) -> Callable[[slice],
 
     def logits(part: slice) -> Tensor:
         h = with_one[part]
-        return torch.mm(h, columns, out=room[: len(h)])
+        return _product(h, columns, out=room[: len(h)])
 
     return logits
 
@@ -190,14 +233,11 @@ def _scaled(scale: Tensor, d_hidden: Tensor, d_columns: Tensor) -> tuple[Tensor,
     return d_hidden * scale, d_columns[:-1].t().contiguous() * scale, d_columns[-1] * scale
 
 
-CACHE_FLOATS = 640_000  # logits of one chunk: 2.6 MB, about the caches of two cores (128 rows at V=5000)
-
-
 def rows_of_chunk(kernel: Tensor) -> int:
-    """Rows whose logits, of a head (V,H), are computed at a time: as many as the caches hold, but no fewer than 64 or
-    H/2, since each chunk also reads and writes the gradient of the whole head.
+    """Rows whose logits, of a head (V,H), are computed at a time: for each core as many as its caches hold, but no
+    fewer than 32 or H/4, since each chunk also reads and writes the gradient of the whole head.
     """
-    return max(64, CACHE_FLOATS // kernel.shape[0], kernel.shape[1] // 2)
+    return cores(kernel.device) * max(32, CORE_FLOATS // kernel.shape[0], kernel.shape[1] // 4)
 
 
 def head_weighted_nll(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,15 +280,15 @@ class _WeightedDivergence(torch.autograd.Function):
     def forward(
         ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, weight: Tensor, others: Sequence[Headed], covering: bool
     ):
-        rows = max(16, CACHE_FLOATS // 2 // kernel.shape[0]) if hidden.device.type == "cpu" else 4096
+        rows = cores(hidden.device) * max(8, CORE_FLOATS // 2 // len(kernel)) if hidden.device.type == "cpu" else 4096
         weight, other_of = weight.to(kernel.dtype), _normalised(others, rows)
         with_one, columns = _with_bias(hidden, kernel, bias)
         kl, d_hidden = _full(hidden.new_empty(hidden.shape[0])), torch.empty_like(hidden)
-        d_columns, room = torch.zeros_like(columns), hidden.new_empty(min(rows, len(hidden)), len(kernel))
+        d_columns, room = _one_each(columns), hidden.new_empty(min(rows, len(hidden)), len(kernel))
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
             h, (y, log_sum_y) = with_one[part], other_of(part)
-            x = _full(torch.mm(h, columns, out=room[: len(h)]))
+            x = _full(_product(h, columns, out=room[: len(h)]))
             gap = x - y
             e, sums, log_sum_x = _exponentials(x, lambda h=h: h @ columns)
             if covering:
@@ -261,9 +301,9 @@ class _WeightedDivergence(torch.autograd.Function):
                 delta = gap.sub_(mean).mul_(e)  # sums * the gradient
                 scale = weight[part, None] / sums.to(kernel.dtype)
             delta = delta.to(kernel.dtype)
-            torch.mm(delta, kernel, out=d_hidden[part]).mul_(scale)
-            d_columns.addmm_((h * scale).t(), delta)
-        ctx.save_for_backward(d_hidden, d_columns)
+            _product(delta, kernel, out=d_hidden[part]).mul_(scale)
+            _add_outer(d_columns, h * scale, delta)
+        ctx.save_for_backward(d_hidden, d_columns.sum(0))
         ctx.mark_non_differentiable(kl)
         return (kl * weight).sum(), kl
 
