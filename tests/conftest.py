@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from markupsafe import Markup
+from shelf import serving
 
 from seqforge.report import figures, learning
 
@@ -40,3 +41,12 @@ def undrawn(request):
 def drawn(monkeypatch):
     for place, drawing in zip(PLACES, DRAWING, strict=True):
         monkeypatch.setattr(*place, drawing)
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    """A server whose files and moods a test sets."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("SEQFORGE_OFFLINE", raising=False)
+    with serving() as server:
+        yield server
