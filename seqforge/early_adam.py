@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 class EarlyAdam(torch.optim.Optimizer):
     """Adam (Kingma and Ba 2015) whose second moment of a word's vector takes the squares of the gradients of each
-    occurrence of the word in a batch, summed, where Adam takes the square of their sum: frequent words take longer
-    steps. Everything else is Adam; eps stands beside the uncorrected root, as in TensorFlow.
+    occurrence of the word in a batch, summed, where Adam takes the square of their sum: frequent words usually take
+    longer steps. Everything else is Adam; eps stands beside the uncorrected root, as in TensorFlow.
 
-    Watches the `nn.Embedding`s of `model` from its construction to `release`. What clipping did to the gradient of an
-    embedding is done to its occurrences.
+    Watches the `nn.Embedding`s of `model` from its construction to `release`. What clipping did to the summed
+    gradient of an embedding is done to its occurrences (TensorFlow's norm counts each occurrence by itself).
 
     Source: `_apply_sparse` of TensorFlow's AdamOptimizer, which scatters squares; `Optimizer` sums duplicates first
-    since 1.0. The log of SeqGAN's authors is of December 2016.
+    since 1.0.
     """
 
     def __init__(self, model: nn.Module, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):
@@ -30,6 +30,7 @@ class EarlyAdam(torch.optim.Optimizer):
             vectors.register_hook(lambda grad: self._note(table.weight, read[0], grad))
 
     def _note(self, weight: Tensor, ids: Tensor, grad: Tensor) -> None:
+        """ids (...), the gradient (...,E) of the vectors that were looked up."""
         self._occurrences.setdefault(weight, []).append((ids.flatten(), grad.flatten(0, -2)))
 
     def release(self) -> None:

@@ -20,9 +20,9 @@ from seqforge.models.generator import (
     Generator,
     HeadedGenerator,
     State,
-    cores,
     head_logits,
     reader,
+    threads_of,
     unscaled_softmax,
 )
 
@@ -152,12 +152,13 @@ def chunk_rows(generator: Generator, device: torch.device) -> int:
     """Rows that advance together. Small steps cost their calls, so many; all their logits at once only on a GPU."""
     if device.type != "cpu":
         return min(max(16, 256_000_000 // generator.vocab_size), 8192)
-    return cache_rows(generator.vocab_size, device) * (16 if isinstance(generator, HeadedGenerator) else 1)
+    rows = cache_rows(generator.vocab_size, device)
+    return min(16 * rows, 32_768) if isinstance(generator, HeadedGenerator) else rows
 
 
 def cache_rows(vocab_size: int, device: torch.device) -> int:
     """Rows whose logits stay in the caches of a CPU; a GPU takes as many as come."""
-    return cores(device) * min(max(8, CORE_FLOATS // vocab_size), 1024) if device.type == "cpu" else 8192
+    return threads_of(device) * min(max(8, CORE_FLOATS // vocab_size), 1024) if device.type == "cpu" else 8192
 
 
 @torch.no_grad()

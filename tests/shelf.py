@@ -124,11 +124,13 @@ def serving() -> Iterator[Shelf]:
     server = Shelf()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def corpus(*files: PublishedFile, main: str = ".") -> dict[str, PublishedCorpus]:

@@ -17,7 +17,7 @@ from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
-from seqforge.run import CheckpointConfig, Run
+from seqforge.run import CheckpointConfig, Run, derive_seed
 from seqforge.sampling import mask_of
 
 
@@ -142,6 +142,9 @@ def test_a_method_with_a_likelihood_of_its_own_says_what_that_lacks(tmp_path, ca
         ScheduledSamplingConfig(mle=MLEConfig(average=0.9))
     with pytest.raises(ValueError, match=r"mle.label_smoothing is 0.5, which leakgan does not have"):
         LeakGANConfig(mle=MLEConfig(label_smoothing=0.5))
+    for method in (ScheduledSamplingConfig, LeakGANConfig):
+        with pytest.raises(ValueError, match=r"mle.adam is early-tensorflow, which .* does not have; leave it pytorch"):
+            method(mle=MLEConfig(adam="early-tensorflow"))
     argv = ["train", "leakgan", "--recipe", "leakgan-tiny", "--mle.average", ".9", "--out", str(tmp_path / "run")]
     assert main(argv) == 2
     assert "mle.average is 0.9" in capsys.readouterr().err
@@ -197,6 +200,21 @@ def test_early_adam_watches_until_it_is_released():
     assert generator.embed._forward_hooks
     optimizer.release()
     assert not generator.embed._forward_hooks
+
+
+def test_a_run_with_early_adam_takes_its_steps_and_leaves_no_hook(tmp_path):
+    options = {"adam": "early-tensorflow", "shuffle": False, "epochs": 3, "lr": 0.02}
+    found, run = run_of(tmp_path / "run", **options)
+    corpus = runs_of_one_token()
+    sizes = LSTMConfig(embedding=8, hidden=16)
+    wanted = LSTMGenerator.of(sizes, corpus.vocab_size, corpus.eos_id, corpus.start_id, derive_seed(3, "generator"))
+    optimizer = EarlyAdam(wanted, 0.02)
+    for rows in [*torch.arange(len(corpus.train)).split(32)] * 3:
+        mle.update(wanted, optimizer, mle.likelihood_loss(wanted, corpus.train[rows])[0], 5.0)
+    assert all(torch.equal(p, wanted.state_dict()[k]) for k, p in found.state_dict().items())
+    assert not found.embed._forward_hooks
+    _, averaged = run_of(tmp_path / "averaged", **options, average=0.9)
+    assert [r["nll_train"] for r in log(averaged)] == [r["nll_train"] for r in log(run)]
 
 
 def test_early_adam_is_for_an_lstm_without_weight_decay():

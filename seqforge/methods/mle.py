@@ -6,8 +6,8 @@ Source: Yu et al. 2017, Algorithm 1, line 2; authors' generator.py and sequence_
  1) the order of the sequences is drawn anew every epoch (theirs is the file's; --mle.shuffle false)
  2) it stops when the validation NLL has not fallen for `patience` epochs and takes the best epoch's weights (theirs
     trains 120 epochs, which over-fits: --mle.patience 0)
- 3) Adam squares the summed gradient of a word that occurs several times in a batch; theirs, of a TensorFlow before 1.0,
-    sums the squares (--mle.adam early-tensorflow)
+ 3) Adam squares the summed gradient of a word that occurs several times in a batch. So does TensorFlow since 1.0, which
+    their code asks for; their log fits what came before, a sum of squares (--mle.adam early-tensorflow)
 """
 
 import copy
@@ -157,10 +157,10 @@ def pretrain(
     the average where there is one. phase: what the log calls it; each generator of a run needs its own.
     """
     assert isinstance(generator, Generator)
-    optimizer = run.keep(f"{phase}.optimizer", adam_of(generator, config))
     best, rng = run.keep(f"{phase}.best", Best()), run.rng(f"{phase}.order")
     shown = run.keep(f"{phase}.average", copy.deepcopy(generator).to(run.device)) if config.average else generator
     assert isinstance(shown, Generator)
+    optimizer = run.keep(f"{phase}.optimizer", adam_of(generator, config))  # after the copy, which it does not watch
     train, step = corpus.train, run.done.get(phase, 0) * -(-len(corpus.train) // config.batch)
 
     for epoch in run.loop(phase, config.epochs):
@@ -240,8 +240,9 @@ def follow(average: nn.Module, model: nn.Module, decay: float, step: int) -> Non
 def without(config: MLEConfig, method: str, *names: str) -> None:
     """Raises ValueError where an option is set that the method's own likelihood training does not have."""
     for name in names:
-        if getattr(config, name):
-            raise ValueError(f"mle.{name} is {getattr(config, name)}, which {method} does not have; leave it 0")
+        usual = getattr(MLEConfig, name)
+        if getattr(config, name) != usual:
+            raise ValueError(f"mle.{name} is {getattr(config, name)}, which {method} does not have; leave it {usual}")
 
 
 def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float) -> Tensor:

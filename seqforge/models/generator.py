@@ -92,11 +92,11 @@ def reader(generator: Generator) -> Callable[[Tensor, State], tuple[Tensor, Stat
 
 
 LOG2_E = math.log2(math.e)
-CORE_FLOATS = 960_000  # logits that a core works on at a time: 3.8 MB (192 rows at V=5000)
+CORE_FLOATS = 960_000  # of one matrix that a core works on at a time: 3.8 MB (logits of 192 rows at V=5000)
 
 
-def cores(device: torch.device) -> int:
-    """Threads that share a pass over rows; one of a GPU, which shares them out itself."""
+def threads_of(device: torch.device) -> int:
+    """Threads that share a pass over rows: a CPU's; 1 for a GPU, which shares them out itself."""
     return torch.get_num_threads() if device.type == "cpu" else 1
 
 
@@ -133,37 +133,49 @@ def _log_of(chosen: Tensor, logits_of: Callable[[Tensor], Tensor], targets: Tens
     return logp
 
 
-def _a_part_each(rows: Tensor) -> Tensor:
-    """Rows (N,K) as (C,N/C,K), an equal part for each of a CPU's C threads where N divides so, else C = 1.
+def _by_thread(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N,K) as (C,N//C,K), as many for each of a CPU's C threads, and the rows left over (fewer than C,K).
 
     Batched products give each thread one part, as operations element by element do; a single product would be cut
     across the columns too, and every pass would fetch what another core has just written, which can double its time.
     """
-    parts = cores(rows.device)
-    return rows.unflatten(0, (parts if len(rows) % parts == 0 else 1, -1))
+    c = threads_of(rows.device)
+    even = len(rows) // c * c
+    return rows[:even].unflatten(0, (c, even // c)), rows[even:]
 
 
 def _product(rows: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
     """rows (N,K) @ matrix (K,M) into `out` (N,M), each thread its own rows."""
-    parts = _a_part_each(rows)
+    (parts, rest), (out_parts, out_rest) = _by_thread(rows), _by_thread(out)
     if len(parts) == 1:
         return torch.mm(rows, matrix, out=out)
-    torch.bmm(parts, matrix.expand(len(parts), -1, -1), out=_a_part_each(out))
+    torch.bmm(parts, matrix.expand(len(parts), -1, -1), out=out_parts)
+    if len(rest):
+        torch.mm(rest, matrix, out=out_rest)
     return out
 
 
-def _one_each(like: Tensor) -> Tensor:
-    """Zeros (C,K,M) to add up a sum (K,M) in, one for each thread of a CPU; one in all where that is large."""
-    return like.new_zeros(cores(like.device) if like.numel() <= CORE_FLOATS else 1, *like.shape)
+def _one_each(like: Tensor, rows: int) -> Tensor:
+    """Zeros (C,K,M) to add up a sum (K,M) over `rows` in: one for each thread, or where that is large or the rows are
+    few one in all.
+    """
+    c = threads_of(like.device)
+    return like.new_zeros(c if like.numel() <= CORE_FLOATS and c * len(like) <= rows else 1, *like.shape)
 
 
 def _add_outer(sums: Tensor, left: Tensor, right: Tensor) -> None:
     """Add left (N,K).T @ right (N,M) to `sums` (C,K,M), of which each thread has one."""
     if len(sums) == 1:
         sums[0].addmm_(left.t(), right)
-    else:
-        parts = _a_part_each(left)
-        sums[: len(parts)].baddbmm_(parts.transpose(1, 2), _a_part_each(right))
+        return
+    (parts, rest), (right_parts, right_rest) = _by_thread(left), _by_thread(right)
+    sums.baddbmm_(parts.transpose(1, 2), right_parts)
+    if len(rest):
+        sums[0].addmm_(rest.t(), right_rest)
+
+
+def _total(sums: Tensor) -> Tensor:
+    return sums[0] if len(sums) == 1 else sums.sum(0)
 
 
 class _WeightedNLL(torch.autograd.Function):
@@ -182,7 +194,7 @@ class _WeightedNLL(torch.autograd.Function):
         chosen = _full(hidden.new_empty(hidden.shape[0]))  # probability of each target
         weight = weight.to(kernel.dtype)
         with_one, columns = _with_bias(hidden, kernel, bias)
-        d_hidden, d_columns = torch.empty_like(hidden), _one_each(columns)
+        d_hidden, d_columns = torch.empty_like(hidden), _one_each(columns, len(hidden) if need else 0)
         room = hidden.new_empty(min(rows, len(hidden)), len(kernel))
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
@@ -197,7 +209,7 @@ class _WeightedNLL(torch.autograd.Function):
                 _add_outer(d_columns, h * scale, delta)
         logp = _log_of(chosen, lambda lost: with_one[lost] @ columns, targets)
         if need:
-            ctx.save_for_backward(d_hidden, d_columns.sum(0))
+            ctx.save_for_backward(d_hidden, _total(d_columns))
         ctx.mark_non_differentiable(logp)
         return -(logp * weight).sum(), logp
 
@@ -234,10 +246,11 @@ def _scaled(scale: Tensor, d_hidden: Tensor, d_columns: Tensor) -> tuple[Tensor,
 
 
 def rows_of_chunk(kernel: Tensor) -> int:
-    """Rows whose logits, of a head (V,H), are computed at a time: for each core as many as its caches hold, but no
-    fewer than 32 or H/4, since each chunk also reads and writes the gradient of the whole head.
+    """Rows whose logits, of a head (V,H), are computed at a time: for each thread as many as its core's caches hold,
+    but 32 at least, and in all no fewer than H/2, since each chunk also reads and writes the whole head's gradient.
     """
-    return cores(kernel.device) * max(32, CORE_FLOATS // kernel.shape[0], kernel.shape[1] // 4)
+    v, h = kernel.shape
+    return max(threads_of(kernel.device) * max(32, CORE_FLOATS // v), h // 2)
 
 
 def head_weighted_nll(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -280,11 +293,13 @@ class _WeightedDivergence(torch.autograd.Function):
     def forward(
         ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, weight: Tensor, others: Sequence[Headed], covering: bool
     ):
-        rows = cores(hidden.device) * max(8, CORE_FLOATS // 2 // len(kernel)) if hidden.device.type == "cpu" else 4096
+        rows = (
+            threads_of(hidden.device) * max(8, CORE_FLOATS // 2 // len(kernel)) if hidden.device.type == "cpu" else 4096
+        )
         weight, other_of = weight.to(kernel.dtype), _normalised(others, rows)
         with_one, columns = _with_bias(hidden, kernel, bias)
         kl, d_hidden = _full(hidden.new_empty(hidden.shape[0])), torch.empty_like(hidden)
-        d_columns, room = _one_each(columns), hidden.new_empty(min(rows, len(hidden)), len(kernel))
+        d_columns, room = _one_each(columns, len(hidden)), hidden.new_empty(min(rows, len(hidden)), len(kernel))
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
             h, (y, log_sum_y) = with_one[part], other_of(part)
@@ -303,7 +318,7 @@ class _WeightedDivergence(torch.autograd.Function):
             delta = delta.to(kernel.dtype)
             _product(delta, kernel, out=d_hidden[part]).mul_(scale)
             _add_outer(d_columns, h * scale, delta)
-        ctx.save_for_backward(d_hidden, d_columns.sum(0))
+        ctx.save_for_backward(d_hidden, _total(d_columns))
         ctx.mark_non_differentiable(kl)
         return (kl * weight).sum(), kl
 
