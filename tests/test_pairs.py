@@ -1,5 +1,6 @@
 """Dialogues from files to a corpus of sources and replies: what is read, what is refused, and that nothing leaks."""
 
+import dataclasses
 import json
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ from seqforge import corpora, dialogues
 from seqforge.data.config import DataConfig
 from seqforge.data.readers import dialogue
 from seqforge.data.readers.dialogue import Dialogues, read_dialogues
+from seqforge.metrics import nll
 from seqforge.pairs import Pair, normalised, pairs_of, source_ids, split_by_group, utterance
 
 TALK = [["Hi!", "Hello.", "How are you?"], ["Bye", "See you"]]
@@ -274,6 +276,17 @@ def test_labels_are_sources(tmp_path):
     assert len(corpus.train) == 80
     for name in ("train", "test"):
         assert all((s == "b") == g.startswith("good") for s, g in text_of(corpus, getattr(corpus, name)))
+
+
+def test_samples_answer_the_whole_of_a_test_set_sorted_by_label(tmp_path):
+    lines = [json.dumps({"label": "ab"[i % 2], "text": f"{'good' if i % 2 else 'bad'} {i}"}) for i in range(100)]
+    corpus = corpora.load(config_of(tmp_path, lines, condition="label", tokenizer="word", vocab_size=None))
+    by_label = [label for label, _ in text_of(corpus, corpus.test)]
+    order = torch.tensor(sorted(range(len(by_label)), key=by_label.__getitem__))
+    held = dataclasses.replace(corpus, test=corpus.test[order])
+    sources, counts = [corpus.turns(nll.asked(held, n)) for n in (4, 1000)], Counter(by_label)
+    assert abs([s for (s,) in sources[0]].count("a") - 4 * counts["a"] / len(by_label)) < 1
+    assert [s for (s,) in sources[1]] == sorted(by_label)  # each once, where there are no more samples than that
 
 
 @pytest.mark.parametrize(

@@ -110,9 +110,9 @@ def count(corpus: Corpus, samples: int) -> int:
 
 
 def asked(corpus: Corpus, samples: int) -> Split | None:
-    """Of pairs, what the samples answer: the first sources of the test set."""
-    source = corpus.test.source
-    return None if source is None else source[slice(count(corpus, samples))]
+    """Of pairs, what the samples answer: sources spread evenly over the test set, which may be sorted by label."""
+    source, n = corpus.test.source, count(corpus, samples)
+    return None if source is None else source[torch.arange(n, device=source.ids.device) * len(source) // n]
 
 
 def draw(generator: Generator, corpus: Corpus, samples: int, seed: int, temperature: float = 1.0) -> Samples:
