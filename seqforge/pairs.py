@@ -227,6 +227,11 @@ def _sources(
     """Sources (N,S), the last `widest` tokens of those that are longer: the latest turn counts most."""
     ends = np.cumsum(encoded.lengths)
     long = [int(i) for i in kept if encoded.lengths[i] > widest]
+    if long and config.condition == "label":
+        raise ValueError(
+            f"{part[long[0]].place}: a label of {encoded.lengths[long[0]] - 1} tokens and the end token, but "
+            f"max_source is {widest}; raise --data.max_source, as a part of a label is not one"
+        )
     if long and config.overlong == "stop":
         raise ValueError(
             f"{part[long[0]].place}: a source of {encoded.lengths[long[0]]} tokens, but max_source is {widest}; raise "

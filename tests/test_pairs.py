@@ -278,6 +278,13 @@ def test_labels_are_sources(tmp_path):
         assert all((s == "b") == g.startswith("good") for s, g in text_of(corpus, getattr(corpus, name)))
 
 
+def test_a_label_is_never_cut(tmp_path):
+    lines = [json.dumps({"label": f"of kind {'ab'[i % 2]}", "text": f"text {i}"}) for i in range(100)]
+    config = config_of(tmp_path, lines, condition="label", tokenizer="word", vocab_size=None, max_source=2)
+    with pytest.raises(ValueError, match=r"a label of 3 tokens and the end token, but max_source is 2; raise"):
+        corpora.load(config)
+
+
 def test_samples_answer_the_whole_of_a_test_set_sorted_by_label(tmp_path):
     lines = [json.dumps({"label": "ab"[i % 2], "text": f"{'good' if i % 2 else 'bad'} {i}"}) for i in range(100)]
     corpus = corpora.load(config_of(tmp_path, lines, condition="label", tokenizer="word", vocab_size=None))
