@@ -257,7 +257,7 @@ def world_scores(corpus: Corpus, drawn: Samples, seed: int, temperature: float) 
 def reply_scores(
     samples: Split, corpus: Corpus, facts: dict[str, object], temperature: float, seed: int
 ) -> list[Score]:
-    """Of replies to the first test sources: right (where a judge knows), copied, generic; at temperature 1 also BLEU
+    """Of replies to test sources: right (where a judge knows), copied, generic; at temperature 1 also BLEU
     held to the replies of the same source, and what a judge trained afresh makes of them.
     """
     found = _against_sources(samples, corpus, "test", facts, temperature, seed)
@@ -268,7 +268,7 @@ def reply_scores(
         answers.setdefault(tuple(source), []).append(reply)
     of_each = [answers[tuple(source)] for source in _rows(samples.source, corpus)]
     found += replies.reply_bleu(_rows(samples, corpus), of_each, facts, temperature, seed)
-    learned, asked = fresh.halves(corpus.test[slice(len(samples))], samples)
+    learned, asked = fresh.halves(corpus.test[nll.rows_asked(corpus, len(samples))], samples)
     return found + fresh.judged("fresh_judge", learned, asked, corpus.vocab_size, facts, temperature, seed)
 
 
@@ -289,11 +289,12 @@ def _against_sources(
 
 
 def right_replies(samples: Split, corpus: Corpus, split: str = "test") -> np.ndarray:
-    """(N,) bool: the world's judge accepts the reply after all turns before it; to the first sources of that split."""
+    """(N,) bool: the world's judge accepts the reply after all turns before it; of "train" to its first sources."""
     assert isinstance(corpus.judge, DialogueWorld)
     assert corpus.before is not None
     said = corpus.decode(samples.ids, samples.lengths)
-    before = corpus.before[split][: len(said)]
+    rows = nll.rows_asked(corpus, len(said)).tolist() if split == "test" else range(len(said))
+    before = [corpus.before[split][row] for row in rows]
     return np.array([corpus.judge.right(b, reply) for b, reply in zip(before, said, strict=True)], dtype=bool)
 
 

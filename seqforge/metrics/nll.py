@@ -109,10 +109,16 @@ def count(corpus: Corpus, samples: int) -> int:
     return samples if corpus.test.source is None else min(samples, len(corpus.test))
 
 
+def rows_asked(corpus: Corpus, samples: int) -> Tensor:
+    """The rows of the test set whose sources the samples answer, spread evenly over it: it may be sorted by label."""
+    n = count(corpus, samples)
+    return torch.arange(n, device=corpus.test.ids.device) * len(corpus.test) // n
+
+
 def asked(corpus: Corpus, samples: int) -> Split | None:
-    """Of pairs, what the samples answer: sources spread evenly over the test set, which may be sorted by label."""
-    source, n = corpus.test.source, count(corpus, samples)
-    return None if source is None else source[torch.arange(n, device=source.ids.device) * len(source) // n]
+    """Of pairs, the sources that the samples answer."""
+    source = corpus.test.source
+    return None if source is None else source[rows_asked(corpus, samples)]
 
 
 def draw(generator: Generator, corpus: Corpus, samples: int, seed: int, temperature: float = 1.0) -> Samples:
