@@ -13,7 +13,7 @@ import yaml
 from scipy import stats
 
 from seqforge.frontier import AXES, Axes, gap_at_one, gap_over_range, mean_interval, points_of
-from seqforge.verdict import Judgement, opponent, over_seeds, reason
+from seqforge.verdict import Judgement, opponent, over_seeds, reason, rival
 
 
 def read_run(run: Path) -> tuple[dict, dict]:
@@ -151,7 +151,7 @@ def _verdicts(by_seed: dict[int, dict]) -> list[dict]:
     for each in by_frontier.values():
         j = over_seeds(each) if len(each) > 1 else each[0]
         words = [one.word for one in each]
-        out.append({**j.as_dict(), "each": words, "reason": reason(j, opponent(first["generators"][0]["name"]))})
+        out.append({**j.as_dict(), "each": words, "reason": reason(j, opponent(rival(first["generators"])["name"]))})
     return out
 
 

@@ -306,20 +306,22 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
     before = {"pre-trained": "pre-trained", verdicts.COUNTERPART: "counterpart"}
     found_before = [(name, checkpoint.newest(run / "checkpoints", tag=tag)) for name, tag in before.items()]
     judge = None
-    for name, folder in [*found_before, ("final", final)]:
+    for name, folder in [*found_before, (verdicts.EARLY, early_epoch(run)), ("final", final)]:
         if folder is None:
             continue
         generator = load_generator(folder, precision).to(corpus.train.ids.device)
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended
-        found = sweep(generator, corpus, config, draws.setdefault(name, {}), kept.setdefault(name, {}))
+        told_more = name != verdicts.EARLY  # which is there for the verdict alone
+        samples = kept.setdefault(name, {}) if told_more else None
+        found = sweep(generator, corpus, config, draws.setdefault(name, {}), samples)
         if corpus.music is not None:  # the last is the newest
             _write(run / "music.json", tunes.described(generator, corpus, config.seed))
         rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name})
         rows[-1]["scores"] = [s.as_dict() for s in found]
-        if folder == final or corpus.test.source is not None:
-            judge = calibration.described(folder, corpus, kept[name][1.0], precision, config.seed)
-        if judge is not None and judge["pairs"] and _judge_has_learned(folder, facts):
+        if samples is not None and (folder == final or corpus.test.source is not None):
+            judge = calibration.described(folder, corpus, samples[1.0], precision, config.seed)
+        if told_more and judge is not None and judge["pairs"] and _judge_has_learned(folder, facts):
             rows[-1]["scores"] += [s for s in judge["scores"] if s["name"] == "d_accuracy"]
     told, judged = verdict(rows, stage, draws)
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
@@ -332,6 +334,31 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
     _write(run / portrait.DISTRIBUTIONS, portrait.distributions(kept, corpus, config.seed))
     _write(run / portrait.NEAREST, portrait.beside_training(kept, corpus, config.seed))
     return result
+
+
+def early_epoch(run: Path) -> Path | None:
+    """The best checkpoint by validation of a pre-training that was not stopped there (mle.patience 0), of the run or of
+    the one it started from; None where there is none, or where the run itself came to a better one later.
+    """
+    if checkpoint.newest(run / "checkpoints", tag="pre-trained") is None:
+        return None
+    origin = run
+    while start := read_config(origin)["from"]:
+        if not Path(start).is_dir():
+            warnings.warn(
+                f"{start}, which {origin} started from, is gone: if its pre-training went on past its best epoch by "
+                "validation, the verdict does not know",
+                stacklevel=2,
+            )
+            return None
+        origin = Path(start)
+    if (read_config(origin).get("mle") or {}).get("patience") != 0:
+        return None
+    best = checkpoint.best_of(origin)
+    trained = checkpoint.newest(origin / "checkpoints", tag="pre-trained")
+    if best is None or trained is None or not (folder := origin / "checkpoints" / best).is_dir():
+        return None
+    return folder if checkpoint.step_of(folder) < checkpoint.step_of(trained) else None
 
 
 def _judge_has_learned(folder: Path, facts: dict[str, Any]) -> bool:
@@ -378,12 +405,12 @@ STAGES = {
 def verdict(
     rows: list[dict], stage: str = "adversarial", draws: dict[str, points.Draws] | None = None
 ) -> tuple[str | None, list[dict]]:
-    """In a sentence, and what it rests on, a judgement a frontier: the last generator against the first. One run, one
-    seed. Nothing where the last is the first: no step has been made since.
+    """In a sentence, and what it rests on, a judgement a frontier: the last generator against its rival, of one seed.
+    Nothing where the last is the first: no step has been made since.
     """
     if len(rows) < 2 or rows[-1]["step"] == rows[0]["step"]:
         return None, []
-    mine, theirs = rows[-1], rows[0]
+    mine, theirs = rows[-1], verdicts.rival(rows)
     held = [(draws or {}).get(r["name"], {}) for r in (mine, theirs)]
     found = verdicts.judgements(mine["scores"], theirs["scores"], *held)
     told = verdicts.sentence(mine["scores"], theirs["scores"], found, stage, verdicts.opponent(theirs["name"]))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from seqforge.frontier import AXES, DIVERSITY, heat
 
@@ -39,8 +39,9 @@ def print_scores(result: dict) -> None:
     """The likelihoods over temperatures, then what was measured of the text, then the verdict."""
     columns = result["generators"] + result["references"]
     likelihoods = [s["name"] for c in columns for s in c["scores"] if s["unit"] == NATS and s["interval"] is None]
-    _print_table(columns, sorted(set(likelihoods)), _with_stderr)
-    out.print("all in nats per token, ± one standard error")
+    narrow = len(columns) <= 3  # else the errors would break the lines of a terminal
+    _print_table(columns, sorted(set(likelihoods)), _with_stderr if narrow else _alone)
+    out.print(f"all in nats per token, {'± one standard error' if narrow else 'standard errors in scores.json'}")
     others = [s["name"] for c in columns for s in c["scores"] if s["name"] not in (*likelihoods, *LEFT_OUT)]
     if others:
         out.print()
@@ -53,7 +54,8 @@ def print_scores(result: dict) -> None:
 
 
 def _print_table(columns: list[dict], names: list[str], show: Callable[[dict], str]) -> None:
-    table = Table("score", "temperature", *[c["name"] for c in columns], box=None, pad_edge=False)
+    first = [Column(name, no_wrap=True) for name in ("score", "temperature")]
+    table = Table(*first, *[c["name"] for c in columns], box=None, pad_edge=False)
     rows: dict[tuple[str, float], dict[str, str]] = {}
     for c in columns:
         for s in c["scores"]:
@@ -64,6 +66,10 @@ def _print_table(columns: list[dict], names: list[str], show: Callable[[dict], s
         cells = rows[name, temperature]
         table.add_row(name, heat(temperature), *[cells.get(c["name"], "") for c in columns])
     out.print(table)
+
+
+def _alone(s: dict) -> str:
+    return f"{s['value']:.3f}"
 
 
 def _with_stderr(s: dict) -> str:

@@ -111,16 +111,23 @@ def collapsed(mine: list[dict], theirs: list[dict], of: str = "the pre-trained g
     most, normal = max(entropies[0].values()), entropies[1][1.0]
     if most >= HALVED * normal:
         return None
-    whose = f"{of}'s {normal:.3f}" if of == opponent(COUNTERPART) else f"{normal:.3f} before"
+    before = of == opponent("pre-trained")
+    whose = f"{normal:.3f} before" if before else f"{of}'s {normal:.3f}"
     return f"It has collapsed: at no temperature evaluated is its entropy above {most:.3f}, for {whose}."
 
 
 COUNTERPART = "MLE counterpart"  # as a generator of a run is called
+EARLY = "MLE stopped early"  # the best epoch by validation of a pre-training that went on past it
+
+
+def rival(generators: list[dict]) -> dict:
+    """The generator of a run that its last is held to: MLE as good as the run has it, else the first."""
+    return next((g for g in generators if g["name"] == EARLY), generators[0])
 
 
 def opponent(name: str) -> str:
-    """The first generator of a run in words: that of its pre-training, or MLE's counterpart where it has none."""
-    return f"its {COUNTERPART}" if name == COUNTERPART else f"the {name} generator"
+    """The rival in words: that of the run's pre-training, or MLE's counterpart where it has none."""
+    return f"its {name}" if name in (COUNTERPART, EARLY) else f"the {name} generator"
 
 
 def reason(j: Judgement, of: str) -> str:
@@ -167,7 +174,7 @@ def _as_they_are(mine: list[dict], theirs: list[dict], axes: Axes, of: str) -> s
         return ""
     (x0, y0), (x1, y1) = ones[0][:2], ones[1][:2]
     sign, x = axes.sign, DIVERSITY[axes.diversity]
-    if of == opponent(COUNTERPART):  # not what it was before
+    if of != opponent("pre-trained"):  # not what it was before
         return f" As they are: {axes.label} {sign * y1:.3f} for {of}'s {sign * y0:.3f}, {x} {x1:.3f} for {x0:.3f}."
     return f" As they are: {axes.label} {sign * y0:.3f} -> {sign * y1:.3f}, {x} {x0:.3f} -> {x1:.3f}."
 

@@ -4,11 +4,12 @@ Only the object API is used, not pyplot: no figure lives on in global state, and
 """
 
 import io
+import itertools
 import os
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ PLACES = {
     "MLE counterpart": 0,
     "final": 1,
     "newest": 1,
+    "MLE stopped early": 3,
 }  # one colour each in all pictures; data: the third
 MARKERS = "osD^v"  # with the colours, so that neither a colour-blind reader nor a grey print loses the lines
 
@@ -128,6 +130,18 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
 def place_of(name: str) -> int:
     """Of a generator, or of what it is held to, the number of its colour and marker."""
     return PLACES.get(name, 2)
+
+
+def places_of(names: Iterable[str]) -> dict[str, int]:
+    """Of each of several series: those that have a place keep it, the others take what is left, in order."""
+    found: dict[str, int] = {}
+    for name in sorted(names, key=lambda name: name not in PLACES):
+        own = PLACES.get(name)
+        taken = found.values()
+        found[name] = (
+            own if own is not None and own not in taken else next(n for n in itertools.count() if n not in taken)
+        )
+    return found
 
 
 def name_series(axes: Axes, palette: Palette, ncols: int = 3) -> None:

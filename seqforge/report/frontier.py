@@ -11,11 +11,11 @@ from matplotlib.axes import Axes as Plot
 from matplotlib.figure import Figure
 
 from seqforge.frontier import AXES, Axes, heat
-from seqforge.report.figures import MARKERS, Palette, Picture, dress, name_series
+from seqforge.report.figures import MARKERS, Palette, Picture, dress, name_series, places_of
 from seqforge.report.folder import Folder, number, subject_scores, subjects
 from seqforge.report.section import Found, Section
 from seqforge.report.tables import Table, show
-from seqforge.verdict import Judgement, opponent, reason
+from seqforge.verdict import Judgement, opponent, reason, rival
 
 X_LABELS = {
     "nll_test": "NLL_test (nats per token): lower covers more of the data",
@@ -88,11 +88,12 @@ def alone(scores: dict[str, Any]) -> list[str]:
 
 def judged(scores: dict[str, Any]) -> dict[str, str]:
     """The verdict on each frontier, by the name of its picture."""
-    found, names = {}, [str(g.get("name")) for g in subjects({"generators": scores.get("generators")})]
+    found = {}
+    names = [{"name": str(g.get("name"))} for g in subjects({"generators": scores.get("generators")})]
     for raw in scores.get("judgements") or []:
         try:
             j = Judgement(**raw)
-            found[f"frontier-{j.frontier}"] = f"Here it {j.word} MLE: {reason(j, opponent(names[0]))}"
+            found[f"frontier-{j.frontier}"] = f"Here it {j.word} MLE: {reason(j, opponent(rival(names)['name']))}"
         except (TypeError, KeyError, ValueError, IndexError):  # of another version
             continue
     return found
@@ -182,7 +183,7 @@ def draw_frontier(kind: Axes, lines: list[Line], figure: Figure, palette: Palett
     axes.grid(axis="x", color=palette.grid, linewidth=0.7)
     axes.xaxis.set_major_formatter(axes.yaxis.get_major_formatter())
     names = legend(lines)
-    places = {kind: at for at, kind in enumerate(names)}
+    places = places_of(names)
     for at, line in enumerate(lines):
         first = line.kind not in {before.kind for before in lines[:at]}
         draw_line(axes, line, places[line.kind], names[line.kind] if first else None, palette)
