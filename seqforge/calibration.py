@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from seqforge import checkpoint, discriminate
 from seqforge.data.corpus import Corpus, Split
-from seqforge.metrics import calibration, nll
+from seqforge.metrics import calibration
 from seqforge.metrics.calibration import Judged
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.token_discriminator import TokenDiscriminator
@@ -56,8 +56,7 @@ def described(folder: Path, corpus: Corpus, samples: Split, precision: str, seed
     if discriminator is None:
         return None
     n = min(len(corpus.test), len(samples))
-    pairs = corpus.test.source is not None  # the same sources on both sides
-    sides = (corpus.test[nll.rows_asked(corpus, n) if pairs else slice(n)], samples[slice(n)])
+    sides = (corpus.test[slice(n)], samples[slice(n)])
     found = [probabilities(discriminator.to(s.ids.device), s, precision) for s in sides]
     p, counted = (torch.cat(each).cpu().numpy() for each in zip(*found, strict=True))
     judged = Judged.of(p.astype(float), counted, (torch.arange(2 * n) < n).numpy())
@@ -67,7 +66,7 @@ def described(folder: Path, corpus: Corpus, samples: Split, precision: str, seed
         "step": checkpoint.step_of(folder),
         "kind": type(discriminator).__name__,
         "of": facts["of"],
-        "pairs": pairs,
+        "pairs": corpus.test.source is not None,
         "scores": [s.as_dict() for s in calibration.scores_of(judged, facts, seed)],
         "by_chance": judged.ece_by_chance(),
         "bins": calibration.reliability(judged),

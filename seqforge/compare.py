@@ -82,7 +82,7 @@ def difference(mine: set[str], theirs: set[str]) -> tuple[str, str]:
 
 
 def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
-    """Per group of runs: each score at temperature 1, and the gaps to the group's own pre-trained generators; the
+    """Per group of runs: each score at temperature 1, and the gaps to MLE as good as the group's own runs have it; the
     gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds,
     on the most telling frontier that all have.
 
@@ -132,7 +132,7 @@ def _summary(by_seed: dict[int, dict], axes: Axes) -> dict:
             if s["temperature"] == 1.0:
                 plain.setdefault(s["name"], []).append(s["value"])
         if len(generators) > 1:
-            pairs[seed] = (generators[-1]["scores"], generators[0]["scores"])
+            pairs[seed] = (generators[-1]["scores"], rival(generators)["scores"])
     return {
         "seeds": sorted(by_seed),
         "scores": {name: mean_interval(values) for name, values in plain.items()},

@@ -56,8 +56,10 @@ def effective(config: DataConfig, corpus: Corpus) -> DataConfig:
     if corpus.music is not None:
         return dataclasses.replace(config, format="midi", max_length=corpus.max_length, overlong=overlong)
     kind = config.tokenizer if config.tokenizer != "auto" else corpus.kind
-    source = corpus.train.source
-    widest = config.max_source if source is None else max(2, source.ids.shape[1])
+    sources = [split.source for split in (corpus.train, corpus.valid, corpus.test) if split.source is not None]
+    if config.condition != "label":  # labels are never cut, so that the longest counts, whatever split it is in
+        sources = sources[:1]
+    widest = max([2, *(source.ids.shape[1] for source in sources)]) if sources else config.max_source
     lengths = {"max_length": corpus.max_length, "max_source": widest}
     return dataclasses.replace(config, **lengths, overlong=overlong, tokenizer=kind)
 

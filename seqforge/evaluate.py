@@ -1,5 +1,8 @@
-"""From the checkpoints of a run to scores.json: the pre-trained and the final generator, with a verdict."""
+"""From the checkpoints of a run to scores.json: the pre-trained and the final generator, where MLE's best epoch is
+another that one too, and a verdict.
+"""
 
+import copy
 import functools
 import json
 import os
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 import yaml
 from tokenizers import Tokenizer
 from torch import nn
@@ -257,7 +261,7 @@ def world_scores(corpus: Corpus, drawn: Samples, seed: int, temperature: float) 
 def reply_scores(
     samples: Split, corpus: Corpus, facts: dict[str, object], temperature: float, seed: int
 ) -> list[Score]:
-    """Of replies to test sources: right (where a judge knows), copied, generic; at temperature 1 also BLEU
+    """Of replies to the first test sources: right (where a judge knows), copied, generic; at temperature 1 also BLEU
     held to the replies of the same source, and what a judge trained afresh makes of them.
     """
     found = _against_sources(samples, corpus, "test", facts, temperature, seed)
@@ -268,7 +272,7 @@ def reply_scores(
         answers.setdefault(tuple(source), []).append(reply)
     of_each = [answers[tuple(source)] for source in _rows(samples.source, corpus)]
     found += replies.reply_bleu(_rows(samples, corpus), of_each, facts, temperature, seed)
-    learned, asked = fresh.halves(corpus.test[nll.rows_asked(corpus, len(samples))], samples)
+    learned, asked = fresh.halves(corpus.test[slice(len(samples))], samples)
     return found + fresh.judged("fresh_judge", learned, asked, corpus.vocab_size, facts, temperature, seed)
 
 
@@ -289,12 +293,11 @@ def _against_sources(
 
 
 def right_replies(samples: Split, corpus: Corpus, split: str = "test") -> np.ndarray:
-    """(N,) bool: the world's judge accepts the reply after all turns before it; of "train" to its first sources."""
+    """(N,) bool: the world's judge accepts the reply after all turns before it; to the first sources of that split."""
     assert isinstance(corpus.judge, DialogueWorld)
     assert corpus.before is not None
     said = corpus.decode(samples.ids, samples.lengths)
-    rows = nll.rows_asked(corpus, len(said)).tolist() if split == "test" else range(len(said))
-    before = [corpus.before[split][row] for row in rows]
+    before = corpus.before[split][: len(said)]
     return np.array([corpus.judge.right(b, reply) for b, reply in zip(before, said, strict=True)], dtype=bool)
 
 
@@ -306,23 +309,26 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
     before = {"pre-trained": "pre-trained", verdicts.COUNTERPART: "counterpart"}
     found_before = [(name, checkpoint.newest(run / "checkpoints", tag=tag)) for name, tag in before.items()]
     judge = None
-    for name, folder in [*found_before, (verdicts.EARLY, early_epoch(run)), ("final", final)]:
+    for name, folder in [*found_before, ("final", final)]:
         if folder is None:
             continue
         generator = load_generator(folder, precision).to(corpus.train.ids.device)
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended
-        told_more = name != verdicts.EARLY  # which is there for the verdict alone
-        samples = kept.setdefault(name, {}) if told_more else None
-        found = sweep(generator, corpus, config, draws.setdefault(name, {}), samples)
+        found = sweep(generator, corpus, config, draws.setdefault(name, {}), kept.setdefault(name, {}))
         if corpus.music is not None:  # the last is the newest
             _write(run / "music.json", tunes.described(generator, corpus, config.seed))
         rows.append({"name": name, "step": checkpoint.step_of(folder), "checkpoint": folder.name})
         rows[-1]["scores"] = [s.as_dict() for s in found]
-        if samples is not None and (folder == final or corpus.test.source is not None):
-            judge = calibration.described(folder, corpus, samples[1.0], precision, config.seed)
-        if told_more and judge is not None and judge["pairs"] and _judge_has_learned(folder, facts):
+        if folder == final or corpus.test.source is not None:
+            judge = calibration.described(folder, corpus, kept[name][1.0], precision, config.seed)
+        if judge is not None and judge["pairs"] and _judge_has_learned(folder, facts):
             rows[-1]["scores"] += [s for s in judge["scores"] if s["name"] == "d_accuracy"]
+        if (
+            name == "pre-trained" and (stopped := early(folder, generator, precision)) is not None
+        ):  # for the verdict alone
+            found = sweep(stopped, corpus, config, draws.setdefault(verdicts.EARLY, {}))
+            rows.append({"name": verdicts.EARLY, "checkpoint": folder.name, "scores": [s.as_dict() for s in found]})
     told, judged = verdict(rows, stage, draws)
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
     part = run / f".{verdicts.FILE}.part"
@@ -336,29 +342,23 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
     return result
 
 
-def early_epoch(run: Path) -> Path | None:
-    """The best checkpoint by validation of a pre-training that was not stopped there (mle.patience 0), of the run or of
-    the one it started from; None where there is none, or where the run itself came to a better one later.
+def early(folder: Path, generator: Loadable, precision: str) -> Loadable | None:
+    """MLE stopped early: the generator of a pre-trained checkpoint with the weights of its best epoch by validation.
+    None where those are its own, as after a pre-training that stopped there, or are not known.
     """
-    if checkpoint.newest(run / "checkpoints", tag="pre-trained") is None:
+    best = checkpoint.load_training(folder)["kept"].get("mle.best") or {}
+    own = generator.state_dict()
+    weights = {
+        k.removeprefix("generator."): v for k, v in best.get("weights", {}).items()
+    }  # LeakGAN's has both players
+    weights = {k: v for k, v in weights.items() if k in own}
+    if weights.keys() != own.keys() or all(torch.equal(v.cpu(), own[k].cpu()) for k, v in weights.items()):
         return None
-    origin = run
-    while start := read_config(origin)["from"]:
-        if not Path(start).is_dir():
-            warnings.warn(
-                f"{start}, which {origin} started from, is gone: if its pre-training went on past its best epoch by "
-                "validation, the verdict does not know",
-                stacklevel=2,
-            )
-            return None
-        origin = Path(start)
-    if (read_config(origin).get("mle") or {}).get("patience") != 0:
-        return None
-    best = checkpoint.best_of(origin)
-    trained = checkpoint.newest(origin / "checkpoints", tag="pre-trained")
-    if best is None or trained is None or not (folder := origin / "checkpoints" / best).is_dir():
-        return None
-    return folder if checkpoint.step_of(folder) < checkpoint.step_of(trained) else None
+    found = copy.deepcopy(generator)
+    found.load_state_dict(weights)
+    if isinstance(found, HierarchicalGenerator):
+        found.leak(found.leaked.discriminator, precision)
+    return found
 
 
 def _judge_has_learned(folder: Path, facts: dict[str, Any]) -> bool:

@@ -115,7 +115,8 @@ def build(
     sides = {name: _encode(tokenizer, eos_id, part, config) for name, part in parts.items()}
     lengths = sides["train"][1].lengths
     fit = choose_lengths(lengths, config.max_length, config.overlong, True)
-    widest = config.max_source or min(LONGEST_BY_ITSELF, int(sides["train"][0].lengths.max()))
+    asked_of = sides.values() if config.condition == "label" else [sides["train"]]  # labels are never cut
+    widest = config.max_source or min(LONGEST_BY_ITSELF, max(int(asked.lengths.max()) for asked, _ in asked_of))
     splits = {}
     for name, (asked, answered) in sides.items():
         part = parts[name]
@@ -124,6 +125,10 @@ def build(
             raise ValueError(f"{source}: no {name} pair is left; raise --data.max_length")
         parts[name] = [part[i] for i in kept]
         splits[name] = replace(packed, source=_sources(asked, kept, widest, config, part, f"{source} ({name})"))
+    for name in HELD if key else ():  # the first are asked where fewer will do, and a file may be sorted by label
+        order = np.random.default_rng(config.seed).permutation(len(parts[name]))
+        splits[name] = splits[name][torch.from_numpy(order)]
+        parts[name] = [parts[name][i] for i in order]
     return Corpus(
         **splits,
         vocab_size=tokens.size_of(tokenizer),

@@ -177,21 +177,6 @@ def test_right_answers_are_counted_against_their_own_conversation(wrong, share):
     assert scores[0].value == share
 
 
-def test_fewer_replies_than_test_pairs_are_held_to_the_pairs_that_were_asked():
-    """What the world itself says to the 30 of 100 that are asked is all right, and p(real) is compared on those 30."""
-    config = DataConfig(source="dialogues", condition="turns", train_size=40, valid_size=20, test_size=100)
-    corpus = corpora.load(config)
-    rows = nll.rows_asked(corpus, 30)
-    assert rows.tolist() == [i * 100 // 30 for i in range(30)]
-    said = corpus.test[rows]
-    assert torch.equal(nll.asked(corpus, 30).ids, said.source.ids)
-    assert evaluate.right_replies(said, corpus).all()
-    assert not evaluate.right_replies(corpus.test[slice(30)], corpus).all()
-    learned, asked = fresh.halves(corpus.test[rows], said)
-    assert torch.equal(learned[0].ids, learned[1].ids)
-    assert torch.equal(asked[0].source.ids, asked[1].source.ids)
-
-
 def test_a_fresh_judge_tells_what_there_is_to_tell(monkeypatch):
     """The same replies on both sides: one half, exactly. Replies cut short: nearly all."""
     monkeypatch.setattr(fresh, "STEPS", 40)

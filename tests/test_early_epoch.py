@@ -1,9 +1,9 @@
 """MLE as good as a run has it: of a pre-training that goes on past its best epoch, that epoch is the rival."""
 
 import json
-import shutil
 
 import pytest
+import torch
 
 from seqforge import checkpoint, evaluate, verdict
 from seqforge.cli import main
@@ -14,13 +14,13 @@ from seqforge.report.frontier import judged
 
 TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--data.train_size", "64", "--report", "false"]
 TINY += ["--evaluate.temperatures", "[1.0,0.6,0.4]"]
-FITTED = ["--mle.epochs", "14", "--mle.lr", "0.1", "--monitor.every", "1"]
+FITTED = ["--mle.epochs", "14", "--mle.lr", "0.1"]
 NAMES = ["pre-trained", verdict.EARLY, "final"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run whose pre-training learns its 64 sequences by heart, and a control that starts from it."""
+    """A run whose pre-training learns 64 sequences by heart, and a control of another patience that starts there."""
     folder = tmp_path_factory.mktemp("early")
     assert main([*TINY, *FITTED, "--mle.patience", "0", "--out", str(folder / "run")]) == 0
     control = [*TINY, "--mle.patience", "2", "--from", str(folder / "run"), "--reward", "constant"]
@@ -32,37 +32,72 @@ def scores(run) -> dict:
     return json.loads((run / "scores.json").read_text())
 
 
+def at_one(generator: dict) -> dict:
+    return {s["name"]: s["value"] for s in generator["scores"] if s["temperature"] == 1.0}
+
+
 def test_the_verdict_is_held_to_the_best_epoch(run):
     before, early, final = scores(run)["generators"]
     assert [g["name"] for g in (before, early, final)] == NAMES
-    assert early["step"] < before["step"] < final["step"]
-    assert early["checkpoint"] == checkpoint.best_of(run)
-    test = {g["name"]: next(s["value"] for s in g["scores"] if s["name"] == "nll_test") for g in (before, early)}
-    assert test[verdict.EARLY] < test["pre-trained"] - 0.1  # or the scene shows nothing
+    assert at_one(early)["nll_test"] < at_one(before)["nll_test"] - 0.1  # or the scene shows nothing
     draws = [verdict.load_draws(run / verdict.FILE, name) for name in NAMES]
     wanted = verdict.judge("oracle", final["scores"], early["scores"], draws[2], draws[1])
     assert wanted is not None
     assert [j["gap"] for j in scores(run)["judgements"]] == [pytest.approx(wanted.gap)]
     told = scores(run)["verdict"]
     assert "its MLE stopped early" in told
-    assert f"for {test[verdict.EARLY]:.3f}." in told
-    assert all("its MLE stopped early" in line for line in judged(read_folder(run).scores).values())
-    assert all("its MLE stopped early" in v["reason"] for g in compare([run])["groups"].values() for v in g["verdicts"])
+    assert f"for {at_one(early)['nll_test']:.3f}." in told
+    (line,) = judged(read_folder(run).scores).values()
+    assert "its MLE stopped early" in line
+    (group,) = compare([run])["groups"].values()
+    assert ["its MLE stopped early" in v["reason"] for v in group["verdicts"]] == [True]
+    assert group["to_pretrained"]["over_range"]["gap"][0] == pytest.approx(wanted.gap)
+
+
+def test_it_is_the_epoch_of_the_lowest_validation_nll(run):
+    """Of every epoch, not only of those that were looked at (monitor.every 2), on the whole validation set."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    losses = [r["nll_valid"] for r in lines if r["phase"] == "mle" and r["kind"] == "train"]
+    folder = checkpoint.newest(run / "checkpoints", tag="pre-trained")
+    best = checkpoint.load_training(folder)["kept"]["mle.best"]
+    assert best["nll"] == min(losses)
+    found = evaluate.early(folder, evaluate.load_generator(folder), "fp32")
+    assert all(torch.equal(v, best["weights"][k]) for k, v in found.state_dict().items())
 
 
 def test_a_run_that_starts_from_it_is_held_to_the_same_epoch(run):
     (early,) = [g for g in scores(run)["generators"] if g["name"] == verdict.EARLY]
-    control = run.parent / "control"  # of another patience, which is not that of the pre-training
-    (same,) = [g for g in scores(control)["generators"] if g["name"] == verdict.EARLY]
-    assert [(s["name"], s["value"]) for s in same["scores"]] == [(s["name"], s["value"]) for s in early["scores"]]
+    (same,) = [g for g in scores(run.parent / "control")["generators"] if g["name"] == verdict.EARLY]
+    assert at_one(same) == at_one(early)
 
 
-def test_where_the_run_started_from_is_gone_it_says_so(run, tmp_path):
-    shutil.copytree(run.parent / "control", tmp_path / "control")
-    config = (tmp_path / "control" / "config.yaml").read_text()
-    (tmp_path / "control" / "config.yaml").write_text(config.replace(str(run), str(tmp_path / "gone")))
-    with pytest.warns(UserWarning, match=r"gone, which .*control started from, is gone"):
-        assert evaluate.early_epoch(tmp_path / "control") is None
+def test_so_is_one_that_starts_from_a_run_of_likelihood_alone(tmp_path):
+    world = {"source": "oracle", "vocab_size": 20, "max_length": 6, "oracle_embedding": 4, "oracle_hidden": 4}
+    world |= {"train_size": 64, "valid_size": 64, "test_size": 128}
+    likelihood = ["train", "mle", "--generator.embedding", "8", "--generator.hidden", "8", "--mle.batch", "32", *FITTED]
+    likelihood += [f"--data.{k}={v}" for k, v in world.items()]
+    likelihood += ["--evaluate.samples", "64", "--monitor.samples", "64", "--report", "false"]
+    assert main([*likelihood, "--mle.patience", "0", "--out", str(tmp_path / "mle")]) == 0
+    assert main([*TINY, "--from", str(tmp_path / "mle"), "--out", str(tmp_path / "run")]) == 0
+    assert [g["name"] for g in scores(tmp_path / "run")["generators"]] == NAMES
+
+
+def test_a_later_stage_that_is_better_by_validation_does_not_hide_it(tmp_path):
+    argv = ["train", "cot", "--recipe", "cot-tiny", "--data.train_size", "64", "--report", "false", *FITTED]
+    argv += ["--mle.patience", "0", "--rounds", "20", "--out", str(tmp_path / "run")]
+    assert main(argv) == 0
+    assert [g["name"] for g in scores(tmp_path / "run")["generators"]] == NAMES
+
+
+def test_leakgans_best_epoch_has_its_own_discriminator(tmp_path):
+    argv = ["train", "leakgan", "--recipe", "leakgan-tiny", "--report", "false", *FITTED, "--mle.patience", "0"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    folder = checkpoint.newest(tmp_path / "run" / "checkpoints", tag="pre-trained")
+    best = checkpoint.load_training(folder)["kept"]["mle.best"]
+    found = evaluate.early(folder, evaluate.load_generator(folder), "fp32")
+    own = {k.removeprefix("generator."): v for k, v in best["weights"].items() if k.startswith("generator.")}
+    assert all(torch.equal(v, own[k]) for k, v in found.state_dict().items())
+    assert [g["name"] for g in scores(tmp_path / "run")["generators"]] == NAMES
 
 
 def test_a_pre_training_that_stops_at_its_best_epoch_is_its_own_rival(tmp_path):

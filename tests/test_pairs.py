@@ -1,6 +1,5 @@
 """Dialogues from files to a corpus of sources and replies: what is read, what is refused, and that nothing leaks."""
 
-import dataclasses
 import json
 import warnings
 from collections import Counter
@@ -285,15 +284,31 @@ def test_a_label_is_never_cut(tmp_path):
         corpora.load(config)
 
 
-def test_samples_answer_the_whole_of_a_test_set_sorted_by_label(tmp_path):
+def test_a_test_file_sorted_by_label_is_asked_all_over(tmp_path):
+    """Where fewer samples are drawn than there are test pairs, the first are asked; the turns before go with them."""
     lines = [json.dumps({"label": "ab"[i % 2], "text": f"{'good' if i % 2 else 'bad'} {i}"}) for i in range(100)]
-    corpus = corpora.load(config_of(tmp_path, lines, condition="label", tokenizer="word", vocab_size=None))
-    by_label = [label for label, _ in text_of(corpus, corpus.test)]
-    order = torch.tensor(sorted(range(len(by_label)), key=by_label.__getitem__))
-    held = dataclasses.replace(corpus, test=corpus.test[order])
-    sources, counts = [corpus.turns(nll.asked(held, n)) for n in (4, 1000)], Counter(by_label)
-    assert abs([s for (s,) in sources[0]].count("a") - 4 * counts["a"] / len(by_label)) < 1
-    assert [s for (s,) in sources[1]] == sorted(by_label)  # each once, where there are no more samples than that
+    held = [json.dumps({"label": "ab"[i > 39], "text": f"{'good' if i > 39 else 'bad'} {i}{i}"}) for i in range(80)]
+    test = written(tmp_path, "test.jsonl", "\n".join(held))
+    more = {"condition": "label", "tokenizer": "char", "vocab_size": None, "test": test, "max_length": 20}
+    corpus = corpora.load(config_of(tmp_path, lines, **more))
+    assert 3 <= [label for (label,) in corpus.turns(nll.asked(corpus, 20))].count("a") <= 17
+    assert Counter(text for _, text in text_of(corpus, corpus.test)) == Counter(
+        f"{'good' if i > 39 else 'bad'} {i}{i}" for i in range(80)
+    )
+    assert [list(turns) for turns in corpus.before["test"]] == corpus.turns(corpus.test.source)
+    again = corpora.load(config_of(tmp_path, lines, **more))
+    assert torch.equal(again.test.ids, corpus.test.ids)
+
+
+def test_a_longer_label_of_the_test_file_sets_the_length_of_sources(tmp_path):
+    lines = [json.dumps({"label": f"of {'ab'[i % 2]}", "text": f"text {i}"}) for i in range(100)]
+    held = [json.dumps({"label": "of a or b", "text": f"text {i}{i}"}) for i in range(20)]
+    more = {"condition": "label", "tokenizer": "word", "vocab_size": None}
+    config = config_of(tmp_path, lines, **more, test=written(tmp_path, "test.jsonl", "\n".join(held)))
+    corpus = corpora.load(config)
+    found = corpora.effective(config, corpus)
+    assert found.max_source == 5
+    assert torch.equal(corpora.load(found).test.source.ids, corpus.test.source.ids)
 
 
 @pytest.mark.parametrize(

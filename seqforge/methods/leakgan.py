@@ -241,8 +241,7 @@ def pretrain(
         run.tokens += int(train.lengths.sum())
         generator.eval()
         nll_train, nll_valid = float(nll / train.lengths.sum()), mle.validation_nll(generator, corpus.valid)
-        if config.mle.patience or config.mle.lr_decay < 1:
-            best.update(nll_valid, players)
+        best.update(nll_valid, players)
         if config.mle.lr_decay < 1 and best.age:
             both.slow(config.mle.lr_decay)
         run.log("mle", "train", epoch=epoch, nll_train=nll_train, nll_valid=nll_valid, manager_cosine=cosine)

@@ -109,16 +109,10 @@ def count(corpus: Corpus, samples: int) -> int:
     return samples if corpus.test.source is None else min(samples, len(corpus.test))
 
 
-def rows_asked(corpus: Corpus, samples: int) -> Tensor:
-    """The rows of the test set whose sources the samples answer, spread evenly over it: it may be sorted by label."""
-    n = count(corpus, samples)
-    return torch.arange(n, device=corpus.test.ids.device) * len(corpus.test) // n
-
-
 def asked(corpus: Corpus, samples: int) -> Split | None:
-    """Of pairs, the sources that the samples answer."""
+    """Of pairs, what the samples answer: the first sources of the test set."""
     source = corpus.test.source
-    return None if source is None else source[rows_asked(corpus, samples)]
+    return None if source is None else source[slice(count(corpus, samples))]
 
 
 def draw(generator: Generator, corpus: Corpus, samples: int, seed: int, temperature: float = 1.0) -> Samples:

@@ -44,4 +44,4 @@ def verdict(folder: Folder) -> str:
             "No verdict: the run has one generator, and none trained by likelihood alone to hold it against; "
             "seqforge compare puts it beside a run of mle."
         )
-    return "No verdict: its two generators share no frontier to be judged by."
+    return "No verdict: its generators share no frontier to be judged by."
