@@ -24,7 +24,6 @@ TABLE = {
     "seqforge.progress": "",
     "seqforge.recipes": "",
     "seqforge.objectives": "",
-    "seqforge.early_adam": "",
     "seqforge.data*": "seqforge.data* seqforge.ranges",
     "seqforge.models*": "seqforge.models* seqforge.ranges",
     "seqforge.sampling": "seqforge.models.generator",

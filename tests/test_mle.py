@@ -10,14 +10,13 @@ from worlds import Headless, every_sequence, far, garbled, gradients, rng, runs_
 
 from seqforge.cli import main
 from seqforge.data.corpus import Split
-from seqforge.early_adam import EarlyAdam
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
-from seqforge.run import CheckpointConfig, Run, derive_seed
+from seqforge.run import CheckpointConfig, Run
 from seqforge.sampling import mask_of
 
 
@@ -142,83 +141,6 @@ def test_a_method_with_a_likelihood_of_its_own_says_what_that_lacks(tmp_path, ca
         ScheduledSamplingConfig(mle=MLEConfig(average=0.9))
     with pytest.raises(ValueError, match=r"mle.label_smoothing is 0.5, which leakgan does not have"):
         LeakGANConfig(mle=MLEConfig(label_smoothing=0.5))
-    for method in (ScheduledSamplingConfig, LeakGANConfig):
-        with pytest.raises(ValueError, match=r"mle.adam is early-tensorflow, which .* does not have; leave it pytorch"):
-            method(mle=MLEConfig(adam="early-tensorflow"))
     argv = ["train", "leakgan", "--recipe", "leakgan-tiny", "--mle.average", ".9", "--out", str(tmp_path / "run")]
     assert main(argv) == 2
     assert "mle.average is 0.9" in capsys.readouterr().err
-
-
-# --- Adam as the authors' TensorFlow had it ------------------------------------------------------------------------
-
-
-def early_adam_by_hand(generator, batches, lr, clip):
-    """Step after step: the gradient of every single occurrence by itself, read from vectors that are leaves."""
-    moments = {k: (torch.zeros_like(p), torch.zeros_like(p)) for k, p in generator.named_parameters()}
-    for t, ids in enumerate(batches, 1):
-        read = torch.cat([torch.zeros(len(ids), 1, dtype=torch.long), ids[:, :-1]], 1)
-        vectors = generator.embed.weight.detach()[read].requires_grad_()
-        named = {k: p for k, p in generator.named_parameters() if p.requires_grad and k != "embed.weight"}
-        logits = generator.head(generator.lstm(vectors)[0])
-        loss = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
-        each, *grads = torch.autograd.grad(loss, [vectors, *named.values()])
-        gradient = dict(zip(named, grads, strict=True))
-        gradient["embed.weight"] = torch.zeros_like(generator.embed.weight)
-        squares = torch.zeros_like(generator.embed.weight)
-        for b in range(len(ids)):
-            for j in range(ids.shape[1]):
-                gradient["embed.weight"][read[b, j]] += each[b, j]
-                squares[read[b, j]] += each[b, j] ** 2
-        factor = min(1.0, clip / float(sum((g**2).sum() for g in gradient.values()) ** 0.5))
-        with torch.no_grad():
-            for k, g in gradient.items():
-                m, v = moments[k]
-                m.mul_(0.9).add_(0.1 * factor * g)
-                v.mul_(0.999).add_(0.001 * factor**2 * (squares if k == "embed.weight" else g**2))
-                rate = lr * (1 - 0.999**t) ** 0.5 / (1 - 0.9**t)
-                generator.get_parameter(k).sub_(rate * m / (v.sqrt() + 1e-8))
-
-
-@pytest.mark.parametrize("clip", [5.0, 0.01])
-def test_early_adam_squares_the_gradient_of_each_occurrence(clip):
-    ours, theirs, adams = (tiny(2) for _ in range(3))
-    batches = [torch.randint(3, (5, 4), generator=rng(k)) for k in range(4)]
-    early_adam_by_hand(theirs, batches, 0.01, clip)
-    for generator, optimizer in ((ours, EarlyAdam(ours, 0.01)), (adams, torch.optim.Adam(adams.parameters(), 0.01))):
-        for ids in batches:
-            loss, _ = mle.likelihood_loss(generator, Split(ids, torch.full((5,), 4)))
-            mle.update(generator, optimizer, loss, clip)
-    found, wanted, usual = (g.state_dict() for g in (ours, theirs, adams))
-    assert max(float((found[k] - wanted[k]).abs().max()) for k in found) <= 1e-7  # torch clips to clip - 1e-6
-    assert float((usual["embed.weight"] - wanted["embed.weight"]).abs().max()) > 1e-3  # Adam is not it
-
-
-def test_early_adam_watches_until_it_is_released():
-    generator = tiny(2)
-    optimizer = EarlyAdam(generator, 0.01)
-    assert generator.embed._forward_hooks
-    optimizer.release()
-    assert not generator.embed._forward_hooks
-
-
-def test_a_run_with_early_adam_takes_its_steps_and_leaves_no_hook(tmp_path):
-    options = {"adam": "early-tensorflow", "shuffle": False, "epochs": 3, "lr": 0.02}
-    found, run = run_of(tmp_path / "run", **options)
-    corpus = runs_of_one_token()
-    sizes = LSTMConfig(embedding=8, hidden=16)
-    wanted = LSTMGenerator.of(sizes, corpus.vocab_size, corpus.eos_id, corpus.start_id, derive_seed(3, "generator"))
-    optimizer = EarlyAdam(wanted, 0.02)
-    for rows in [*torch.arange(len(corpus.train)).split(32)] * 3:
-        mle.update(wanted, optimizer, mle.likelihood_loss(wanted, corpus.train[rows])[0], 5.0)
-    assert all(torch.equal(p, wanted.state_dict()[k]) for k, p in found.state_dict().items())
-    assert not found.embed._forward_hooks
-    _, averaged = run_of(tmp_path / "averaged", **options, average=0.9)
-    assert [r["nll_train"] for r in log(averaged)] == [r["nll_train"] for r in log(run)]
-
-
-def test_early_adam_is_for_an_lstm_without_weight_decay():
-    with pytest.raises(ValueError, match="which has no weight decay"):
-        MLEConfig(adam="early-tensorflow", weight_decay=0.1)
-    with pytest.raises(ValueError, match="is for an LSTM"):
-        mle.adam_of(torch.nn.Linear(2, 2), MLEConfig(adam="early-tensorflow"))

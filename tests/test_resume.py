@@ -21,7 +21,7 @@ SCENES = {
     "discriminator": ["seqgan", *TINY, "--rollout_lag", "0.8", "--teacher_forcing", "2", "--baseline", "leave-one-out"],
     "shuffled": ["seqgan", *TINY, "--reward", "shuffled", "--g_steps", "2"],
     "random": ["seqgan", *TINY, "--reward", "random", "--teacher_forcing", "1"],
-    "frozen": ["seqgan", *TINY, "--reward", "frozen", "--baseline", "step", "--mle.adam", "early-tensorflow"],
+    "frozen": ["seqgan", *TINY, "--reward", "frozen", "--baseline", "step"],
     "constant": ["seqgan", *TINY, "--reward", "constant", "--mle.patience", "1", "--mle.lr", "0.3"],
     "phases": ["seqgan", *TINY, "--checkpoint.seconds", "1e9", "--rollout_lag", "0.5"],  # saved at phase ends only
     "scratchgan": [
@@ -160,7 +160,7 @@ PLACES = [
     *places("discriminator", "checkpoint", "10", "1 4 6 8"),
     *places("shuffled", "log", "", "8 12"),
     *places("random", "log", "", "7 9"),
-    *places("frozen", "log", "4", "3 9 11"),
+    *places("frozen", "log", "", "9 11"),
     *places("constant", "log", "7", "4 9"),
     *places("phases", "log", "", "9 12"),
     *places("phases", "checkpoint", "", "1 2"),

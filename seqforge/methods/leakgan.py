@@ -102,7 +102,7 @@ class LeakGANConfig:
         counts |= {"mle_steps": 0, "d_steps": 0, "d_epochs": 1, "d_samples": 0, "d_batch": 2}
         ranges.check(self, **ranges.at_least(counts), delta="above 0", temperature="above 0", d_temperature="above 0")
         ranges.check(self, lr="above 0", clip="above 0", d_lr="above 0", extrinsic="0 or more", d_l2="0 or more")
-        mle.without(self.mle, "leakgan", "label_smoothing", "average", "adam")
+        mle.without(self.mle, "leakgan", "label_smoothing", "average")
 
 
 class Modules:

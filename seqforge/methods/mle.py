@@ -6,21 +6,18 @@ Source: Yu et al. 2017, Algorithm 1, line 2; authors' generator.py and sequence_
  1) the order of the sequences is drawn anew every epoch (theirs is the file's; --mle.shuffle false)
  2) it stops when the validation NLL has not fallen for `patience` epochs and takes the best epoch's weights (theirs
     trains 120 epochs, which over-fits: --mle.patience 0)
- 3) Adam squares the summed gradient of a word that occurs several times in a batch. So does TensorFlow since 1.0, which
-    their code asks for; their log fits what came before, a sum of squares (--mle.adam early-tensorflow)
 """
 
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from seqforge import health, objectives, ranges
 from seqforge.data.corpus import Corpus, Split
-from seqforge.early_adam import EarlyAdam
 from seqforge.likelihood import sequence_nll, weighted_nll
 from seqforge.metrics import nll
 from seqforge.models import kinds
@@ -46,7 +43,6 @@ class MLEConfig:
         clip: largest global gradient norm (SeqGAN: 5)
         patience: epochs without a lower validation NLL before it stops; 0 trains all epochs and keeps the last
         shuffle: draw the order of the sequences anew every epoch (SeqGAN: the file's order)
-        adam: as PyTorch has it, or as TensorFlow before 1.0 applied it to the word embedding of an LSTM (SeqGAN's log)
     """
 
     group: ClassVar[str] = "mle"  # what the options are called
@@ -61,14 +57,8 @@ class MLEConfig:
     clip: float = 5.0
     patience: int = 5
     shuffle: bool = True
-    adam: Literal["pytorch", "early-tensorflow"] = "pytorch"
 
     def __post_init__(self):
-        if self.adam != "pytorch" and self.weight_decay:
-            raise ValueError(
-                f"{self.group}.weight_decay is {self.weight_decay}, but {self.group}.adam is {self.adam}, which has no "
-                f"weight decay; set either"
-            )
         ranges.check(self, f"{self.group}.", epochs="at least 0", batch="at least 1", patience="at least 0")
         ranges.check(self, f"{self.group}.", lr="above 0", clip="above 0", weight_decay="0 or more", lr_decay="(0, 1]")
         ranges.check(self, f"{self.group}.", label_smoothing="[0, 1)", average="[0, 1)")
@@ -157,10 +147,13 @@ def pretrain(
     the average where there is one. phase: what the log calls it; each generator of a run needs its own.
     """
     assert isinstance(generator, Generator)
+    optimizer = run.keep(
+        f"{phase}.optimizer",
+        torch.optim.AdamW(trainable(generator), lr=config.lr, weight_decay=config.weight_decay, fused=True),
+    )
     best, rng = run.keep(f"{phase}.best", Best()), run.rng(f"{phase}.order")
     shown = run.keep(f"{phase}.average", copy.deepcopy(generator).to(run.device)) if config.average else generator
     assert isinstance(shown, Generator)
-    optimizer = run.keep(f"{phase}.optimizer", adam_of(generator, config))  # after the copy, which it does not watch
     train, step = corpus.train, run.done.get(phase, 0) * -(-len(corpus.train) // config.batch)
 
     for epoch in run.loop(phase, config.epochs):
@@ -188,19 +181,7 @@ def pretrain(
     if run.once(f"{phase}.chosen"):
         generator.load_state_dict(best.weights if config.patience and best.weights else shown.state_dict())
     run.drop(f"{phase}.average")
-    if isinstance(optimizer, EarlyAdam):
-        optimizer.release()
     generator.eval()
-
-
-def adam_of(generator: nn.Module, config: MLEConfig) -> torch.optim.AdamW | EarlyAdam:
-    if config.adam == "pytorch":
-        return torch.optim.AdamW(trainable(generator), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    if not isinstance(generator, LSTMGenerator):
-        raise ValueError(
-            f"{config.group}.adam is {config.adam}, which is for an LSTM; use --{config.group}.adam pytorch"
-        )
-    return EarlyAdam(generator, config.lr)
 
 
 def counterpart(untrained: nn.Module, config: CounterpartConfig, corpus: Corpus, run: Run) -> None:

@@ -57,7 +57,7 @@ class ScheduledSamplingConfig:
             raise ValueError(f"k is {self.k}, but must lie in (0, 1] for the exponential decay")
         if self.decay == "inverse-sigmoid" and self.k < 1:
             raise ValueError(f"k is {self.k}, but must be at least 1 for the inverse-sigmoid decay (such as --k 20)")
-        mle.without(self.mle, "scheduled sampling", "average", "adam")
+        mle.without(self.mle, "scheduled sampling", "average")
 
 
 def true_share(config: ScheduledSamplingConfig, epoch: int) -> float:
