@@ -324,9 +324,8 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
             judge = calibration.described(folder, corpus, kept[name][1.0], precision, config.seed)
         if judge is not None and judge["pairs"] and _judge_has_learned(folder, facts):
             rows[-1]["scores"] += [s for s in judge["scores"] if s["name"] == "d_accuracy"]
-        if (
-            name == "pre-trained" and (stopped := early(folder, generator, precision)) is not None
-        ):  # for the verdict alone
+        stopped = early(folder, generator, precision) if name == "pre-trained" else None
+        if stopped is not None:  # for the verdict alone
             found = sweep(stopped, corpus, config, draws.setdefault(verdicts.EARLY, {}))
             rows.append({"name": verdicts.EARLY, "checkpoint": folder.name, "scores": [s.as_dict() for s in found]})
     told, judged = verdict(rows, stage, draws)
@@ -348,10 +347,8 @@ def early(folder: Path, generator: Loadable, precision: str) -> Loadable | None:
     """
     best = checkpoint.load_training(folder)["kept"].get("mle.best") or {}
     own = generator.state_dict()
-    weights = {
-        k.removeprefix("generator."): v for k, v in best.get("weights", {}).items()
-    }  # LeakGAN's has both players
-    weights = {k: v for k, v in weights.items() if k in own}
+    both = {k.removeprefix("generator."): v for k, v in best.get("weights", {}).items()}  # LeakGAN's has D's as well
+    weights = {k: v for k, v in both.items() if k in own}
     if weights.keys() != own.keys() or all(torch.equal(v.cpu(), own[k].cpu()) for k, v in weights.items()):
         return None
     found = copy.deepcopy(generator)
