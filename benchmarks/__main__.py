@@ -15,11 +15,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import torch
 
 from benchmarks.sections import SECTIONS, machine_limit, precisions
+from seqforge.settings import keep_freed_memory
 
 
 def one(name: str, device: torch.device) -> dict:
     """The section's figures with the limit of the same process and its peak memory."""
-    torch.set_flush_denormal(True)  # as a run does
+    torch.set_flush_denormal(True)  # both as a run does
+    keep_freed_memory()
     limits = {p: machine_limit(d, device) for p, d in precisions(device).items()}
     found = SECTIONS[name](device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -78,16 +78,15 @@ def mle_epoch(device: torch.device) -> dict:
     generator, ids, lengths, _ = world(device)
     optimizer = torch.optim.AdamW(trainable(generator), lr=0.01, weight_decay=0.0, fused=True)
 
-    def ours() -> None:
+    def ours(precision: str) -> None:
         for rows, n in zip(ids.split(B), lengths.split(B), strict=True):
-            loss, _ = weighted_nll(generator, rows, n, objectives.mle_weight(mask_of(n, T)))
+            loss, _ = weighted_nll(generator, rows, n, objectives.mle_weight(mask_of(n, T)), precision=precision)
             update(generator, optimizer, loss, 5.0)
 
     other = plain.PlainGenerator(V).to(device)
     adam = torch.optim.Adam(other.parameters(), lr=0.01)
-    seconds = {"fp32": median(ours)}
     return {
-        "ours": seconds,
+        "ours": {p: median(lambda p=p: ours(p)) for p in precisions(device)},
         "plain": median(lambda: plain.mle_epoch(other, adam, ids, B), 2),
         "gflop": 3 * generator_flop(V, ROWS * T) / 1e9,
     }
@@ -116,7 +115,7 @@ def generator_step(device: torch.device) -> dict:
         noise = uniform((B, T - 1, N, T), rng, device)
         q = rewards.rollout_q(generator, samples, trail, discriminate.scorer(discriminator, precision), noise)
         weight = objectives.reinforce_weight(q, mask_of(samples.lengths, T))
-        loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight)
+        loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight, precision=precision)
         update(generator, optimizer, loss, 5.0)
 
     other = plain.PlainGenerator(V).to(device)
@@ -177,10 +176,11 @@ def leakgan_steps(device: torch.device) -> dict:
         _, ids, lengths, rng = world(device)
         players, config = leakgan.Modules(generator, 0.0015), leakgan.LeakGANConfig()
         real, score = Split(ids[:B], lengths[:B]), discriminate.scorer(discriminator, numeric)
+        given = (generator, players, score, config, T, lambda _: rng, device, numeric)  # noqa: B023
         work = {
-            "pre-training step": lambda: players.update(leakgan.likelihood_loss(generator, real)[0], 5.0),  # noqa: B023
+            "pre-training step": lambda: players.update(leakgan.likelihood_loss(generator, real, numeric)[0], 5.0),  # noqa: B023
             "64 samples": lambda: sample(generator, uniform((B, T), rng, device)),  # noqa: B023
-            "adversarial step": lambda: leakgan.step(generator, players, score, config, T, lambda _: rng, device),  # noqa: B023
+            "adversarial step": lambda: leakgan.step(*given),  # noqa: B023
         }
         seconds |= {f"{what}, {numeric}": median(run, 5) for what, run in work.items()}
     return {"seconds": seconds}

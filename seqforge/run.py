@@ -32,6 +32,10 @@ class Stateful(Protocol):
 T = TypeVar("T", bound=Stateful)
 
 
+class NotFinite(ValueError):
+    """A logged number or a parameter of a run became infinite or not a number: the training diverged."""
+
+
 @dataclass(frozen=True)
 class CheckpointConfig:
     """When a run is saved.
@@ -278,8 +282,8 @@ class Run:
         return first
 
     def log(self, phase: str, kind: str, **values: Any) -> None:
-        """Append a record to log.jsonl, and the warnings that it gives rise to (health.py). Raises ValueError for a
-        number that is not finite: the run stops there.
+        """Append a record to log.jsonl, and the warnings that it gives rise to (health.py). Raises NotFinite for a
+        number that is not: the run stops there.
         """
         scalars = {k: v for k, v in values.items() if isinstance(v, float)}
         scalars |= {k: v["value"] for k, v in values.get("scores", {}).items()}
@@ -302,14 +306,14 @@ class Run:
             f.write(json.dumps({**place, **values}) + "\n")
 
     def check(self, phase: str, name: str, model: nn.Module) -> None:
-        """Raise ValueError where a parameter is not finite: it must be neither sampled from nor saved."""
+        """Raise NotFinite where a parameter is not: it must be neither sampled from nor saved."""
         for key, p in model.named_parameters():
             if not bool(p.isfinite().all()):
                 self._stop(phase, f"{name}.{key}", float(p[~p.isfinite()][0]))
 
     def _stop(self, phase: str, name: str, value: float) -> NoReturn:
         hint = ", or --precision fp32" if self.precision == "bf16" else ""
-        raise ValueError(
+        raise NotFinite(
             f"step {self.step}, {phase}: {name} is {value}. The last good checkpoint is in "
             f"{self.folder / 'checkpoints'}. Try a lower learning rate or a smaller --clip{hint}"
         )

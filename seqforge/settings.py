@@ -1,7 +1,9 @@
 """Where and how a run is carried out; what every configuration shares: built from plain values, checked, settled."""
 
+import ctypes
 import dataclasses
 import math
+import sys
 import typing
 import warnings
 from dataclasses import dataclass, field
@@ -28,7 +30,8 @@ class RunConfig:
     Args:
         seed: seed of everything random in the run except its data (see --data.seed)
         device: where to compute; auto takes a GPU if there is one
-        precision: of the discriminator's matrix products, training and scoring; auto is bf16 where the processor has it
+        precision: of the discriminator's matrix products, and of a step's with the generator's output layer; it is
+            sampled and scored in float32. auto is bf16 where the processor has it
         threads: CPU threads; 0 is torch's choice, one for each core unless OMP_NUM_THREADS says otherwise
         tensorboard: also write the curves for TensorBoard, into the run folder
         report: draw report.html and curves.png at the end; `seqforge report RUN` draws the page at any time
@@ -109,6 +112,7 @@ def settle(config: RunConfig) -> RunConfig:
     hundred times longer for each (half of a LeakGAN's step, measured).
     """
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     where = device(config.device)
     if where == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # the generator's numbers are float32's
@@ -120,6 +124,18 @@ def settle(config: RunConfig) -> RunConfig:
     data = dataclasses.replace(data, **{k: str(Path(v).resolve()) for k, v in paths.items()})
     numeric = precision(config.precision, where)
     return dataclasses.replace(config, device=where, precision=numeric, threads=torch.get_num_threads(), data=data)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc reuse freed blocks of up to 32 MiB. By itself it hands them back to the system, and a step,
+    whose gradients come and go, then waits for new pages: up to half of its time on a virtual machine. Other systems'
+    allocators are left as they are.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
+        mallopt(mmap_threshold, 32 * 2**20)  # the most there is
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(top_pad, 64 * 2**20)
 
 
 def device(name: str) -> str:

@@ -133,9 +133,9 @@ def test_the_average_counts_the_steps_of_the_generator(tmp_path, monkeypatch):
 def test_a_mediator_that_stands_still_is_trained_before_and_never_again(tmp_path, monkeypatch):
     seen, plain = [], cot.mediator_loss
 
-    def watch(mediator, real, fake):
+    def watch(mediator, real, fake, *args):
         seen.append((mediator.training, fake is None))
-        return plain(mediator, real, fake)
+        return plain(mediator, real, fake, *args)
 
     monkeypatch.setattr(cot, "mediator_loss", watch)
     _, run = run_of(tmp_path / "run", rounds=2, steps=3, m_steps=0, m_pretrain=2, mediator_reads="real")
@@ -164,9 +164,9 @@ def test_a_mediator_of_real_sequences_that_moves_is_likelihood_alone(tmp_path, m
     seen, plain = [], cot.mediator_loss
     real = {tuple(row) for row in runs_of_one_token().train.ids.tolist()}
 
-    def watch(mediator, ours, fake):
+    def watch(mediator, ours, fake, *args):
         seen.append(fake is None and all(tuple(row) in real for row in ours.ids.tolist()))
-        return plain(mediator, ours, fake)
+        return plain(mediator, ours, fake, *args)
 
     monkeypatch.setattr(cot, "mediator_loss", watch)
     mediators = [

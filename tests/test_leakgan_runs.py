@@ -177,7 +177,9 @@ def test_the_discriminator_is_trained_when_the_schedule_says(run):
 )
 def test_interleaved_likelihood_comes_as_often_as_asked(every, calls, run, tmp_path, monkeypatch):
     seen, plain = [], leakgan.likelihood_loss
-    monkeypatch.setattr(leakgan, "likelihood_loss", lambda g, real: seen.append(len(real)) or plain(g, real))
+    monkeypatch.setattr(
+        leakgan, "likelihood_loss", lambda g, real, *args: seen.append(len(real)) or plain(g, real, *args)
+    )
     given = ["--from", str(run), "--mle_every", every, "--mle_steps", "3", "--out", str(tmp_path / "run")]
     assert main([*TINY, *given]) == 0
     assert seen == [32] * 3 * calls
@@ -234,9 +236,9 @@ def test_a_step_uses_the_configuration_it_is_given(run, tmp_path, monkeypatch):
         seen["values"].append(found[0])
         return found
 
-    def adversarial_loss(generator, unrolled, ids, lengths, reward, config):
+    def adversarial_loss(generator, unrolled, ids, lengths, reward, *args):
         seen["rewards"].append(reward)
-        return loss(generator, unrolled, ids, lengths, reward, config)
+        return loss(generator, unrolled, ids, lengths, reward, *args)
 
     monkeypatch.setattr(rewards, "block_values", block_values)
     monkeypatch.setattr(leakgan, "adversarial_loss", adversarial_loss)

@@ -187,13 +187,13 @@ def watch_weights(patch: pytest.MonkeyPatch) -> list[float]:
     def note(lengths, weight):
         seen.append(float((weight * ~mask_of(lengths, weight.shape[1])).abs().max()))
 
-    def weighted_nll(generator, ids, lengths, weight, read=None, smoothing=0.0, context=None):
+    def weighted_nll(generator, ids, lengths, weight, *args, **kwargs):
         note(lengths, weight)
-        return plain(generator, ids, lengths, weight, read, smoothing, context)
+        return plain(generator, ids, lengths, weight, *args, **kwargs)
 
-    def weighted_nll_of(head, hidden, ids, lengths, weight):
+    def weighted_nll_of(head, hidden, ids, lengths, weight, *args):
         note(lengths, weight)
-        return plain_of(head, hidden, ids, lengths, weight)
+        return plain_of(head, hidden, ids, lengths, weight, *args)
 
     for name, module in list(sys.modules.items()):
         if name.startswith("seqforge") and getattr(module, "weighted_nll", None) is plain:

@@ -158,9 +158,9 @@ def watched(folder: Path, config: PGBLEUConfig, patch: pytest.MonkeyPatch, seed:
     """A run, its references, and the losses of its rounds as (ids, lengths, weight)."""
     losses, references = [], []
 
-    def weighted(generator, ids, lengths, weight, read=None):
+    def weighted(generator, ids, lengths, weight, **kwargs):
         losses.append((ids, lengths, weight))
-        return likelihood.weighted_nll(generator, ids, lengths, weight, read)
+        return likelihood.weighted_nll(generator, ids, lengths, weight, **kwargs)
 
     def scorer(real, *args):
         references.append(real)

@@ -217,9 +217,9 @@ def test_every_batch_reads_its_own_tokens_as_often_as_the_share_says(tmp_path, m
     """Slope 0.5: all truth in epoch 0, half of it in epoch 1, none later; never the end token; logged as it was."""
     seen, plain = [], likelihood.weighted_nll
 
-    def watch(generator, ids, lengths, weight, read=None, smoothing=0.0):
+    def watch(generator, ids, lengths, weight, read, *args, **kwargs):
         seen.append((ids, lengths, read, generator.training))
-        return plain(generator, ids, lengths, weight, read, smoothing)
+        return plain(generator, ids, lengths, weight, read, *args, **kwargs)
 
     asked = []
     monkeypatch.setattr(scheduled_sampling, "weighted_nll", watch)

@@ -153,7 +153,8 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
 
     def teach_mediator() -> Tensor:
         real = train[torch.randint(len(train), (config.batch,), generator=run.rng("real")).to(run.device)]
-        loss = mediator_loss(mediator.train(), real, drawn() if config.mediator_reads == "mixture" else None)
+        fake = drawn() if config.mediator_reads == "mixture" else None
+        loss = mediator_loss(mediator.train(), real, fake, run.precision)
         mle.update(mediator, m_optimizer, loss, config.clip)
         mediator.eval()
         return loss.detach()
@@ -219,11 +220,12 @@ def slow(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] *= factor
 
 
-def mediator_loss(mediator: Generator, real: Split, fake: Samples | None) -> Tensor:
+def mediator_loss(mediator: Generator, real: Split, fake: Samples | None, precision: str = "fp32") -> Tensor:
     """Mean -log M in nats per token of the batch, real and generated alike (Lu et al. 2018, eq. of J_m)."""
     sides = [real, fake] if fake is not None else [real]
     ids, lengths = torch.cat([s.ids for s in sides]), torch.cat([s.lengths for s in sides])
-    return weighted_nll(mediator, ids, lengths, objectives.mle_weight(mask_of(lengths, ids.shape[1])))[0]
+    weight = objectives.mle_weight(mask_of(lengths, ids.shape[1]))
+    return weighted_nll(mediator, ids, lengths, weight, precision=precision)[0]
 
 
 def generator_loss(

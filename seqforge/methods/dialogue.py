@@ -165,9 +165,10 @@ def train(config: DialogueConfig, corpus: Corpus, run: Run) -> TransformerGenera
             samples, trail = rewards.sample_with_trail(generator, noise, context=real.source, rollouts=config.rollouts)
             judge = rewards.ByRow(score, real.source)
             q = rewards.action_values(config.reward, generator, samples, trail, judge, config.rollouts, run.rng)
-            loss = adversarial_loss(generator, samples, q, real.source, config.baseline)
+            loss = adversarial_loss(generator, samples, q, real.source, config.baseline, run.precision)
             if config.teacher:
-                loss = loss + config.teacher * mle.likelihood_loss(generator, real, config.mle.label_smoothing)[0]
+                smoothing = config.mle.label_smoothing
+                loss = loss + config.teacher * mle.likelihood_loss(generator, real, smoothing, run.precision)[0]
             norm = mle.update(generator, optimizer, loss, config.clip)
             mask = mask_of(samples.lengths, corpus.max_length)
             run.tokens += int(mask.sum())
@@ -200,12 +201,17 @@ def verdict(p_real, config: DialogueConfig):
 
 
 def adversarial_loss(
-    generator: Generator, samples: Samples, q: Tensor, source: Context, baseline: objectives.Baseline
+    generator: Generator,
+    samples: Samples,
+    q: Tensor,
+    source: Context,
+    baseline: objectives.Baseline,
+    precision: str = "fp32",
 ) -> Tensor:
     """REINFORCE on drawn replies: mean over tokens of advantage * -log p(y_t | y_<t, source). q (B,T)."""
     mask = mask_of(samples.lengths, q.shape[1])
     weight = objectives.reinforce_weight(objectives.advantage(q, mask, baseline), mask, "mean")
-    return weighted_nll(generator, samples.ids, samples.lengths, weight, context=source)[0]
+    return weighted_nll(generator, samples.ids, samples.lengths, weight, context=source, precision=precision)[0]
 
 
 def write_generated(generator: Generator, corpus: Corpus, decode: str, run: Run) -> None:

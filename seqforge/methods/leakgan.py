@@ -162,14 +162,16 @@ def train(config: LeakGANConfig, corpus: Corpus, run: Run) -> HierarchicalGenera
     generator.eval()
     for round_ in run.loop("adversarial", config.rounds):
         for _ in range(config.g_steps):
-            stats, tokens = step(generator, players, score, config, corpus.max_length, run.rng, run.device)
+            stats, tokens = step(
+                generator, players, score, config, corpus.max_length, run.rng, run.device, run.precision
+            )
             run.tokens += tokens
             run.log("adversarial", "train", round=round_, **stats)
         if config.mle_every and (round_ + 1) % config.mle_every == 0:
             generator.train()
             rows = torch.randperm(len(corpus.train), generator=order).to(run.device).split(config.mle.batch)
             for some in rows[: config.mle_steps or None]:
-                real.update(likelihood_loss(generator, corpus.train[some])[0], config.mle.clip)
+                real.update(likelihood_loss(generator, corpus.train[some], run.precision)[0], config.mle.clip)
             generator.eval()
         run.check("adversarial", "generator", generator)
         train_discriminator("adversarial", 0 if config.reward == "frozen" else config.d_steps)
@@ -191,6 +193,7 @@ def step(
     horizon: int,
     rng: Callable[[str], torch.Generator],
     device: torch.device,
+    precision: str = "fp32",
 ) -> tuple[dict[str, float], int]:
     """One adversarial step of both modules on fresh samples: what to log of it, and the tokens drawn."""
     noise = uniform((config.batch, horizon), rng("samples"), device)
@@ -200,7 +203,8 @@ def step(
     )  # (B,K)
     reward = objectives.rank_rescale(value, blocks, config.delta)
     seen = generator.unroll(samples.ids)
-    loss, cosine, intrinsic = adversarial_loss(generator, seen, samples.ids, samples.lengths, reward, config)
+    of_step = (generator, seen, samples.ids, samples.lengths, reward, config, precision)
+    loss, cosine, intrinsic = adversarial_loss(*of_step)
     norms = players.update(loss, config.clip)
     tokens = int(samples.lengths.sum())
     return {
@@ -234,7 +238,7 @@ def pretrain(
         order = torch.randperm(len(train), generator=rng) if config.mle.shuffle else torch.arange(len(train))
         nll, cosine = torch.zeros((), device=run.device), 0.0
         for rows in order.to(run.device).split(config.mle.batch):
-            loss, logp, cos = likelihood_loss(generator, train[rows])
+            loss, logp, cos = likelihood_loss(generator, train[rows], run.precision)
             both.update(loss, config.mle.clip)
             nll -= logp.sum()
             cosine += float(cos) * len(rows) / len(train)
@@ -255,13 +259,16 @@ def pretrain(
     generator.eval()
 
 
-def likelihood_loss(generator: HierarchicalGenerator, real: Split) -> tuple[Tensor, Tensor, Tensor]:
+def likelihood_loss(
+    generator: HierarchicalGenerator, real: Split, precision: str = "fp32"
+) -> tuple[Tensor, Tensor, Tensor]:
     """The sum of both modules' losses on real sequences: the worker's mean -log p (nats per token) and the manager's
     mean -cos(F(s_{t+c}) - F(s_t), g_t); also log p (B,T) and that cosine, without gradient.
     """
     mask = mask_of(real.lengths, real.ids.shape[1])
     seen = generator.unroll(real.ids)
-    nll, logp = weighted_nll_of(generator.head, seen.hidden, real.ids, real.lengths, objectives.mle_weight(mask))
+    weight = objectives.mle_weight(mask)
+    nll, logp = weighted_nll_of(generator.head, seen.hidden, real.ids, real.lengths, weight, precision)
     cosine = objectives.goal_cosine(seen.goals, seen.features, real.lengths, generator.step)
     at = mask if not generator.by_block else mask & block_begins(mask, generator.step)
     mean = (cosine * at).sum() / at.sum()
@@ -280,6 +287,7 @@ def adversarial_loss(
     lengths: Tensor,
     reward: Tensor,
     config: LeakGANConfig,
+    precision: str = "fp32",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum of both modules' losses on samples; also the mean cosine of the goals and the mean intrinsic reward.
 
@@ -294,6 +302,6 @@ def adversarial_loss(
         extrinsic = reward.repeat_interleave(step, dim=1)[:, : mask.shape[1]]
         total = objectives.advantage(own + config.extrinsic * extrinsic, mask, config.baseline)
     weight = objectives.reinforce_weight(total, mask, "mean")
-    worker, _ = weighted_nll_of(generator.head, seen.hidden, ids, lengths, weight)
+    worker, _ = weighted_nll_of(generator.head, seen.hidden, ids, lengths, weight, precision)
     manager = -(reward * cosine).sum() / blocks
     return manager + worker, cosine.detach().sum() / blocks, own.sum() / mask.sum()

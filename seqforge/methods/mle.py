@@ -161,7 +161,7 @@ def pretrain(
         order = torch.randperm(len(train), generator=rng) if config.shuffle else torch.arange(len(train))
         total = torch.zeros((), device=run.device)
         for rows in order.to(run.device).split(config.batch):
-            loss, logp = likelihood_loss(generator, train[rows], config.label_smoothing)
+            loss, logp = likelihood_loss(generator, train[rows], config.label_smoothing, run.precision)
             update(generator, optimizer, loss, config.clip)
             total -= logp.sum()
             if config.average:
@@ -200,12 +200,15 @@ def counterpart(untrained: nn.Module, config: CounterpartConfig, corpus: Corpus,
     run.drop("counterpart", "counterpart.optimizer", "counterpart.best")
 
 
-def likelihood_loss(generator: Generator, real: Split, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+def likelihood_loss(
+    generator: Generator, real: Split, smoothing: float = 0.0, precision: str = "fp32"
+) -> tuple[Tensor, Tensor]:
     """Mean -log p over the tokens of a batch (nats per token), and log p of each (B,T) without gradient. smoothing:
     share of each target spread evenly over the vocabulary; the log p are those of the tokens all the same.
     """
     mask = mask_of(real.lengths, real.ids.shape[1])
-    return weighted_nll(generator, real.ids, real.lengths, objectives.mle_weight(mask), None, smoothing, real.source)
+    weight = objectives.mle_weight(mask)
+    return weighted_nll(generator, real.ids, real.lengths, weight, None, smoothing, real.source, precision)
 
 
 @torch.no_grad()

@@ -113,11 +113,11 @@ def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         mask = mask_of(samples.lengths, corpus.max_length)
         q = rewards.action_values(config.reward, generator, samples, trail, score, config.rollouts, run.rng)  # (B,T)
         weight = objectives.reinforce_weight(objectives.advantage(q, mask, config.baseline), mask, config.reduction)
-        loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight)
+        loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight, precision=run.precision)
         norm = float(mle.update(generator, optimizer, loss, config.clip))
         for _ in range(config.teacher_forcing):
             rows = torch.randint(len(corpus.train), (config.batch,), generator=order).to(run.device)
-            loss, _ = mle.likelihood_loss(generator, corpus.train[rows], config.mle.label_smoothing)
+            loss, _ = mle.likelihood_loss(generator, corpus.train[rows], config.mle.label_smoothing, run.precision)
             mle.update(generator, optimizer, loss, config.clip)
         run.tokens += int(mask.sum())
         bleu = float(score(samples.ids, samples.lengths).mean())

@@ -92,9 +92,9 @@ def train(config: ScheduledSamplingConfig, corpus: Corpus, run: Run) -> AnyGener
             read = read_own(generator.eval(), batch.ids, own, uniform(tuple(own.shape), run.rng("own"), run.device))
             mask = mask_of(batch.lengths, corpus.max_length)
             weight = objectives.mle_weight(mask)
-            loss, logp = weighted_nll(
-                generator.train(), batch.ids, batch.lengths, weight, read, options.label_smoothing
-            )
+            generator.train()
+            smoothing, precision = options.label_smoothing, run.precision
+            loss, logp = weighted_nll(generator, batch.ids, batch.lengths, weight, read, smoothing, precision=precision)
             mle.update(generator, optimizer, loss, options.clip)
             total -= float(logp.sum())
         run.tokens += int(train.lengths.sum())

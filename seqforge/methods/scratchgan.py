@@ -181,7 +181,7 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
             reward = token_rewards(config, discriminator, fake, mask, run)
             returns = objectives.discounted_return(reward, mask, config.gamma)
             advantage = (returns - baseline.update(returns, mask)) * mask
-            found |= generator_step(learner.train(), g_optimizer, fake, advantage, config)
+            found |= generator_step(learner.train(), g_optimizer, fake, advantage, config, run.precision)
             if config.average:
                 mle.follow(generator, learner, config.average, step)
             tokens = mask.sum()
@@ -300,7 +300,12 @@ def discriminator_step(
 
 
 def generator_step(
-    generator: Generator, optimizer: torch.optim.Optimizer, fake: Samples, advantage: Tensor, config: ScratchGANConfig
+    generator: Generator,
+    optimizer: torch.optim.Optimizer,
+    fake: Samples,
+    advantage: Tensor,
+    config: ScratchGANConfig,
+    precision: str = "fp32",
 ) -> dict[str, Tensor]:
     """One update: descend the mean over batch times length of -advantage log p (REINFORCE), part by part."""
     assert isinstance(generator, nn.Module)
@@ -308,7 +313,8 @@ def generator_step(
     weight = advantage / advantage.numel()
     for lo in range(0, len(fake.ids), rows_of(config)):
         part = slice(lo, lo + rows_of(config))
-        weighted_nll(generator, fake.ids[part], fake.lengths[part], weight[part])[0].backward()
+        loss, _ = weighted_nll(generator, fake.ids[part], fake.lengths[part], weight[part], precision=precision)
+        loss.backward()
     decay(generator, config.l2)
     norm = nn.utils.clip_grad_norm_(generator.parameters(), config.clip or torch.inf)
     optimizer.step()

@@ -139,11 +139,11 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> AnyGenerator:
             trail = rewards.policy_trail(policy, generator, samples, trail)
             q = rewards.action_values(config.reward, policy, samples, trail, score, config.rollouts, run.rng)  # (B,T)
             weight = objectives.reinforce_weight(objectives.advantage(q, mask, config.baseline), mask, config.reduction)
-            pg_loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight)
+            pg_loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight, precision=run.precision)
             norm = mle.update(generator, optimizer, pg_loss, config.clip)
             for _ in range(config.teacher_forcing):
                 rows = torch.randint(len(corpus.train), (config.batch,), generator=order).to(run.device)
-                loss, _ = mle.likelihood_loss(generator, corpus.train[rows], config.mle.label_smoothing)
+                loss, _ = mle.likelihood_loss(generator, corpus.train[rows], config.mle.label_smoothing, run.precision)
                 mle.update(generator, optimizer, loss, config.clip)
             run.tokens += int(mask.sum())
             reward = float(q.sum() / mask.sum())

@@ -105,17 +105,18 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def unscaled_softmax(logits: Tensor, again: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+def unscaled_softmax(logits: Tensor, again: Callable[[], Tensor], bits: bool = False) -> tuple[Tensor, Tensor]:
     """exp(logits) (N,V) up to one factor a row, and its sums (N,1): the softmax is their quotient.
 
     On a CPU the logits are overwritten, and not shifted by their maximum first, which is half the time of a softmax;
     where the sums then leave what float32 holds well, the logits are made `again` and shifted. A GPU makes a whole
     softmax in one pass, and half precision needs it. Powers of 2 take a third of the time of those of e on some CPUs,
-    and no more on others.
+    and no more on others. bits: the logits are to base 2 already, those made again are not, and where they are bfloat16
+    their powers may be too.
     """
-    if logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64):
-        e = logits.mul_(LOG2_E).exp2_()
-        sums = e.sum(1, keepdim=True)
+    if logits.device.type == "cpu" and (bits or logits.dtype in (torch.float32, torch.float64)):
+        e = (logits if bits else logits.mul_(LOG2_E)).exp2_()
+        sums = _full(e.sum(1, keepdim=True))
         least, most = sums.aminmax()
         if least > 1e-30 and most < 1e30:  # false of NaN
             return e, sums
@@ -133,13 +134,20 @@ def _log_of(chosen: Tensor, logits_of: Callable[[Tensor], Tensor], targets: Tens
     return logp
 
 
+def _parts(rows: Tensor) -> int:
+    """Parts that rows are cut into: a CPU's threads. In bfloat16 1: there a batched product copies the matrix that the
+    parts share, which costs more than it spares.
+    """
+    return threads_of(rows.device) if rows.dtype != torch.bfloat16 else 1
+
+
 def _by_thread(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (N,K) as (C,N//C,K), as many for each of a CPU's C threads, and the rows left over (fewer than C,K).
 
     Batched products give each thread one part, as operations element by element do; a single product would be cut
     across the columns too, and every pass would fetch what another core has just written, which can double its time.
     """
-    c = threads_of(rows.device)
+    c = _parts(rows)
     even = len(rows) // c * c
     return rows[:even].unflatten(0, (c, even // c)), rows[even:]
 
@@ -159,12 +167,17 @@ def _one_each(like: Tensor, rows: int) -> Tensor:
     """Zeros (C,K,M) to add up a sum (K,M) over `rows` in: one for each thread, or where that is large or the rows are
     few one in all.
     """
-    c = threads_of(like.device)
+    c = _parts(like)
     return like.new_zeros(c if like.numel() <= CORE_FLOATS and c * len(like) <= rows else 1, *like.shape)
 
 
 def _add_outer(sums: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left (N,K).T @ right (N,M) to `sums` (C,K,M), of which each thread has one."""
+    """Add left (N,K).T @ right (N,M) to `sums` (C,K,M), of which each thread has one; a single one may be more precise
+    than the two.
+    """
+    if left.dtype != sums.dtype:
+        sums[0].add_(left.t() @ right)
+        return
     if len(sums) == 1:
         sums[0].addmm_(left.t(), right)
         return
@@ -185,28 +198,38 @@ class _WeightedNLL(torch.autograd.Function):
     gradient in place: three matrix products in all and no (N,V) tensor, where autograd would need five passes
     over one. The softmax's sums go to the (N,H) side of the products. Only a loss that is linear in the
     log-probabilities can be done so; every policy-gradient and likelihood loss here is.
+
+    In bfloat16 the three products are, and what stands between them; sums over chunks are not.
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor, weight: Tensor):
+    def forward(ctx, hidden: Tensor, kernel: Tensor, bias: Tensor, targets: Tensor, weight: Tensor, precision: str):
         rows = rows_of_chunk(kernel) if hidden.device.type == "cpu" else 4096
         need = any(ctx.needs_input_grad[:3])
         chosen = _full(hidden.new_empty(hidden.shape[0]))  # probability of each target
         weight = weight.to(kernel.dtype)
         with_one, columns = _with_bias(hidden, kernel, bias)
-        d_hidden, d_columns = torch.empty_like(hidden), _one_each(columns, len(hidden) if need else 0)
-        room = hidden.new_empty(min(rows, len(hidden)), len(kernel))
+        low = torch.bfloat16 if precision == "bf16" else kernel.dtype
+        each = len(hidden) if need and low == kernel.dtype else 0
+        d_hidden, d_columns = torch.empty_like(hidden), _one_each(columns, each)
+        bits = hidden.device.type == "cpu"
+        left, right, back = (x.to(low) for x in (with_one, columns * LOG2_E if bits else columns, kernel))
+        room, d_low = left.new_empty(min(rows, len(hidden)), len(kernel)), torch.empty_like(d_hidden, dtype=low)
+        each_row = torch.arange(len(room), device=hidden.device)
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
-            at, h = targets[part, None], with_one[part]
-            logits = _product(h, columns, out=room[: len(h)])
-            e, sums = unscaled_softmax(logits, lambda h=h: h @ columns)
-            chosen[part] = (e.gather(1, at) / sums).squeeze(1)
+            at, h = targets[part], with_one[part]
+            logits = _product(left[part], right, out=room[: len(h)])
+            e, sums = unscaled_softmax(logits, lambda h=h: h @ columns, bits)
+            at = each_row[: len(h)], at
+            picked = _full(e[at])[:, None]
+            chosen[part] = (picked / sums).squeeze(1)
             if need:
-                delta = e.scatter_add_(1, at, -sums).to(kernel.dtype)  # sums * d(-log p)/dlogits
+                e[at] = (picked - sums).squeeze(1).to(e.dtype)  # scatter_ would copy all of a bfloat16 e
+                delta = e.to(low)  # sums * d(-log p)/dlogits
                 scale = weight[part, None] / sums.to(kernel.dtype)
-                _product(delta, kernel, out=d_hidden[part]).mul_(scale)
-                _add_outer(d_columns, h * scale, delta)
+                torch.mul(_product(delta, back, out=d_low[part]), scale, out=d_hidden[part])
+                _add_outer(d_columns, (h * scale).to(low), delta)
         logp = _log_of(chosen, lambda lost: with_one[lost] @ columns, targets)
         if need:
             ctx.save_for_backward(d_hidden, _total(d_columns))
@@ -215,7 +238,7 @@ class _WeightedNLL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
-        return *_scaled(grad_outputs[0], *ctx.saved_tensors), None, None
+        return *_scaled(grad_outputs[0], *ctx.saved_tensors), None, None, None
 
 
 def _with_bias(hidden: Tensor, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,17 +273,21 @@ def rows_of_chunk(kernel: Tensor) -> int:
     but 32 at least, and in all no fewer than H/2, since each chunk also reads and writes the whole head's gradient.
     """
     v, h = kernel.shape
-    return max(threads_of(kernel.device) * max(32, CORE_FLOATS // v), h // 2)
+    c = threads_of(kernel.device)
+    return c * max(32, CORE_FLOATS // v, -(-h // (2 * c)))
 
 
-def head_weighted_nll(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def head_weighted_nll(
+    head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor, precision: str = "fp32"
+) -> tuple[Tensor, Tensor]:
     """Loss sum(weight * -log p(target)) (scalar) and log p(target) without gradient, of the shape of `targets`.
 
-    hidden (..., H), targets (...) ids, weight (...) floats.
+    hidden (..., H), targets (...) ids, weight (...) floats; precision "bf16": of the products with the head.
     """
     assert hidden.shape[:-1] == targets.shape == weight.shape
     bias = head.bias if head.bias is not None else head.weight.new_zeros(head.weight.shape[0])
-    loss, logp = _WeightedNLL.apply(hidden.flatten(0, -2), head.weight, bias, targets.flatten(), weight.flatten())
+    given = (hidden.flatten(0, -2), head.weight, bias, targets.flatten(), weight.flatten())
+    loss, logp = _WeightedNLL.apply(*given, precision)
     return loss, logp.view(targets.shape)
 
 
