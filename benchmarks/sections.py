@@ -113,7 +113,7 @@ def generator_step(device: torch.device) -> dict:
     def step(precision: str) -> None:
         samples, trail = rewards.sample_with_trail(generator, uniform((B, T), rng, device))
         noise = uniform((B, T - 1, N, T), rng, device)
-        q = rewards.rollout_q(generator, samples, trail, discriminate.scorer(discriminator, precision), noise)
+        q = rewards.rollout_q(generator, samples, trail, discriminate.Score(discriminator, precision), noise)
         weight = objectives.reinforce_weight(q, mask_of(samples.lengths, T))
         loss, _ = weighted_nll(generator, samples.ids, samples.lengths, weight, precision=precision)
         update(generator, optimizer, loss, 5.0)
@@ -175,7 +175,7 @@ def leakgan_steps(device: torch.device) -> dict:
         generator.leak(discriminator, numeric)
         _, ids, lengths, rng = world(device)
         players, config = leakgan.Modules(generator, 0.0015), leakgan.LeakGANConfig()
-        real, score = Split(ids[:B], lengths[:B]), discriminate.scorer(discriminator, numeric)
+        real, score = Split(ids[:B], lengths[:B]), discriminate.Score(discriminator, numeric)
         given = (generator, players, score, config, T, lambda _: rng, device, numeric)  # noqa: B023
         work = {
             "pre-training step": lambda: players.update(leakgan.likelihood_loss(generator, real, numeric)[0], 5.0),  # noqa: B023

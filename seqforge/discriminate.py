@@ -1,13 +1,14 @@
 """Training a discriminator on real sequences and fresh fakes; shared by the adversarial methods."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from seqforge.data.corpus import Corpus, Split
+from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.generator import Context, Generator
 from seqforge.objectives import discriminator_loss
 from seqforge.run import Run
@@ -67,7 +68,7 @@ def train_on_fresh(
     noise = uniform((len(valid[0]), corpus.max_length), run.rng("unseen"), run.device)
     asked = corpus.valid.source and corpus.valid.source[slice(count)]
     unseen = sample(generator, noise, filter, context=asked)
-    score = scorer(discriminator, run.precision)
+    score = Score(discriminator, run.precision)
     stats["d_accuracy_valid"] = held_out_accuracy(score, valid, batch_of(Split(unseen.ids, unseen.lengths, asked)))
     run.log(phase, "train", **stats, d_unseen=len(valid[0]))
 
@@ -95,20 +96,38 @@ def autocast(device: torch.device, precision: str):
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
-def scorer(discriminator: nn.Module, precision: str = "fp32") -> Callable[..., Tensor]:
+class Score:
     """p(real | sequence) (B,) as a reward: no gradient, dropout off, large batches. Of pairs the source comes third."""
 
-    @torch.no_grad()
-    def score(ids: Tensor, lengths: Tensor, *source: Context) -> Tensor:
-        was, _ = discriminator.training, discriminator.eval()
-        with autocast(ids.device, precision):
-            parts = torch.arange(len(ids), device=ids.device).split(SCORE_ROWS)
-            each = [discriminator(ids[at], lengths[at], *(s[at] for s in source)) for at in parts]
-            logit = torch.cat([found.float() for found in each])
-        discriminator.train(was)
-        return torch.sigmoid(logit)
+    def __init__(self, discriminator: nn.Module, precision: str = "fp32"):
+        self.discriminator, self.precision = discriminator, precision
 
-    return score
+    def __call__(self, ids: Tensor, lengths: Tensor, *source: Context) -> Tensor:
+        parts = torch.arange(len(ids), device=ids.device).split(SCORE_ROWS)
+        return self._judged(self.discriminator, ((ids[at], lengths[at], *(s[at] for s in source)) for at in parts))
+
+    def of_completions(self, ids: Tensor, lengths: Tensor, read: Tensor) -> Tensor:
+        """p(real) (K,N) of sequences ids (K,N,T), lengths (K,N), whose first read[k] tokens a group has in common."""
+        n, discriminator = ids.shape[1], self.discriminator
+        if not isinstance(discriminator, CNNDiscriminator):
+            return self(ids.flatten(0, 1), lengths.flatten()).view(lengths.shape)
+        runs = torch.unique_consecutive(read, return_counts=True)
+        alike = torch.arange(len(read), device=read.device).split(runs[1].tolist())
+        parts = [
+            (at, t)
+            for group, t in zip(alike, runs[0].tolist(), strict=True)
+            for at in group.split(max(1, SCORE_ROWS // n))
+        ]
+        return self._judged(discriminator.of_completions, ((ids[at], lengths[at], t) for at, t in parts))
+
+    @torch.no_grad()
+    def _judged(self, logits_of: Callable[..., Tensor], parts: Iterable[tuple]) -> Tensor:
+        was, _ = self.discriminator.training, self.discriminator.eval()
+        device = next(self.discriminator.parameters()).device
+        with autocast(device, self.precision):
+            logit = torch.cat([logits_of(*part).float() for part in parts])
+        self.discriminator.train(was)
+        return torch.sigmoid(logit)
 
 
 def step(

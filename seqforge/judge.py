@@ -48,7 +48,7 @@ def told_apart(learned: Pairs, asked: Pairs, vocab_size: int, seed: int) -> np.n
     real, fake = (discriminate.batch_of(side) for side in learned)
     for _ in range(max(1, round(STEPS * BATCH / 2 / len(learned[0])))):
         discriminate.epoch(judge, optimizer, real, fake, BATCH, rng)
-    score = discriminate.scorer(judge.eval())
+    score = discriminate.Score(judge.eval())
     right = [score(*discriminate.batch_of(side)) > 0.5 for side in asked]
     return (right[0].double() + (~right[1]).double()).div(2).cpu().numpy()
 

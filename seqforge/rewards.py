@@ -4,7 +4,7 @@ Scores come in as a callable (ids (B,T), lengths (B,)) -> (B,) float, so nothing
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,15 @@ from seqforge.sampling import PLAIN, Filter, Fork, Samples, begin, chunk_rows, c
 
 Scorer = Callable[[Tensor, Tensor], Tensor]
 Reward = Literal["discriminator", "constant", "random", "shuffled", "frozen"]
+
+
+@runtime_checkable
+class KnowsPrefixes(Protocol):
+    """A scorer that spares itself what completions of one prefix have in common."""
+
+    def of_completions(self, ids: Tensor, lengths: Tensor, read: Tensor) -> Tensor:
+        """Scores (K,N) of ids (K,N,T), lengths (K,N): the first read[k] tokens are the same in all N of a group."""
+        ...
 
 
 class ByRow:
@@ -53,9 +62,12 @@ def rollout_q(
     last = samples.lengths - 1
     if trail and rollouts:
         ids, lengths, row, position = _complete_all(policy, samples, trail, noise)
-        rows = (row.repeat_interleave(rollouts),) if isinstance(score, ByRow) else ()
-        value = score(ids, lengths, *rows).unflatten(0, (-1, rollouts)).mean(1)  # (K,) for the K forks
-        q[row, position - 1] = value.to(q.dtype)
+        if isinstance(score, KnowsPrefixes):
+            value = score.of_completions(*(x.unflatten(0, (-1, rollouts)) for x in (ids, lengths)), position)
+        else:
+            rows = (row.repeat_interleave(rollouts),) if isinstance(score, ByRow) else ()
+            value = score(ids, lengths, *rows).unflatten(0, (-1, rollouts))
+        q[row, position - 1] = value.mean(1).to(q.dtype)  # (K,) for the K forks
     elif not rollouts:  # no rollout: every token shares the score of its sentence
         q = score(samples.ids, samples.lengths).to(q.dtype)[:, None] * mask_of(samples.lengths, horizon)
     q[torch.arange(len(q), device=q.device), last] = score(samples.ids, samples.lengths).to(q.dtype)

@@ -52,7 +52,7 @@ def enumerated(generator, reward, ids, lengths, source):
 def test_without_cross_entropy_the_gradient_is_the_enumerated_one(world, options, baseline):
     """The estimator's mean over all replies, each by its probability; a constant baseline leaves it as it is."""
     generator, judge, ids, lengths, source = world
-    p_real = discriminate.scorer(judge)
+    p_real = discriminate.Score(judge)
     score = dialogue.verdict(lambda *batch: p_real(*batch).double(), DialogueConfig(**options))
     reward = score(ids, lengths, source)
     truth = enumerated(generator, reward, ids, lengths, source)

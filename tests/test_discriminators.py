@@ -142,7 +142,7 @@ def test_padding_changes_no_logit_and_no_gradient():
     a, b = d(ids, lengths), d(other, lengths)
     assert torch.equal(a, b)
     assert far(gradients(a.sum(), d), gradients(b.sum(), d)) <= 1e-6
-    score = discriminate.scorer(d)
+    score = discriminate.Score(d)
     assert torch.equal(score(ids, lengths), score(other, lengths))
     assert not torch.equal(a, d(ids, (lengths + 1).clamp_max(T)))  # a padding token that counts is another sequence
 
@@ -191,7 +191,7 @@ def test_bfloat16_moves_p_real_by_two_thousandths():
         logit = d(ids, lengths)
         d.out.weight.div_(logit.std())
         d.out.bias.sub_(logit.mean()).div_(logit.std())
-    full, half = (discriminate.scorer(d, precision)(ids, lengths) for precision in ("fp32", "bf16"))
+    full, half = (discriminate.Score(d, precision)(ids, lengths) for precision in ("fp32", "bf16"))
     assert half.dtype == torch.float32
     difference = (full - half).abs()
     assert 2e-4 < float(difference.mean()) < 0.004
@@ -219,12 +219,41 @@ def test_scores_are_p_real_without_dropout_or_gradient_and_leave_the_mode_alone(
     ids, lengths = batch()
     for training in (True, False):
         d.train(training)
-        p = discriminate.scorer(d)(ids, lengths)
+        p = discriminate.Score(d)(ids, lengths)
         assert d.training is training
         assert not p.requires_grad
         assert torch.allclose(p, torch.sigmoid(reference(d, ids, lengths)), atol=1e-6)
     many = ids.repeat(200, 1), lengths.repeat(200)  # more rows than are scored at once
-    assert torch.allclose(discriminate.scorer(d)(*many), p.repeat(200), atol=1e-6)
+    assert torch.allclose(discriminate.Score(d)(*many), p.repeat(200), atol=1e-6)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_completions_of_a_prefix_score_as_any_other_sequences(full, monkeypatch):
+    """Windows within a prefix are looked at once a group, shorter or longer than every width; groups are cut
+    where their prefixes change, and where they are more than are scored at once.
+    """
+    monkeypatch.setattr(discriminate, "SCORE_ROWS", 9)
+    d, n = small(), 3
+    read = torch.arange(1, T).repeat_interleave(5)  # (K,)
+    ids = torch.randint(V, (len(read), n, T), generator=rng(5))
+    inside = torch.arange(T) < read[:, None]
+    ids = torch.where(inside[:, None], ids[:, :1], ids)
+    lengths = read[:, None] + 1 + torch.randint(T, (len(read), n), generator=rng(6)) % (T - read[:, None])
+    lengths = torch.full_like(lengths, T) if full else lengths
+    score, rows = discriminate.Score(d), []
+    monkeypatch.setattr(CNNDiscriminator, "pooled", noting(CNNDiscriminator.pooled, rows))
+    found = score.of_completions(ids, lengths, read)
+    assert sum(rows) == len(read) * (1 + n)
+    assert torch.allclose(found, score(ids.flatten(0, 1), lengths.flatten()).view(-1, n), atol=1e-6)
+    assert float(found.std()) > 0.005
+
+
+def noting(plain, rows: list[int]):
+    def pooled(self, ids, lengths, after=0):
+        rows.append(len(ids))
+        return plain(self, ids, lengths, after)
+
+    return pooled
 
 
 def test_a_step_descends_the_cross_entropy_and_the_penalty_of_the_output_layer_alone():
@@ -310,4 +339,4 @@ def test_it_learns_to_tell_two_worlds_apart():
     stats = [discriminate.epoch(d, optimizer, (real, n), (fake, n), 32, rng(i)) for i in range(15)]
     assert stats[-1]["d_loss"] < 0.2 < 0.5 < stats[0]["d_loss"]
     assert stats[-1]["d_gap"] > 0.7
-    assert discriminate.held_out_accuracy(discriminate.scorer(d), (real, n), (fake, n)) > 0.95
+    assert discriminate.held_out_accuracy(discriminate.Score(d), (real, n), (fake, n)) > 0.95

@@ -355,7 +355,7 @@ def test_action_values_are_zero_past_the_ends_and_see_nothing_there(rollouts):
     bleu = bleu_scorer(Split(garbled(ids, lengths)[::3], lengths[::3]), 2, "method1", 2)
     noise, mask = uniform((40, 3, rollouts, 4), rng(10)), alive(samples.lengths)
     assert not mask.all()
-    for score in (table_score(), discriminate.scorer(discriminator), bleu):
+    for score in (table_score(), discriminate.Score(discriminator), bleu):
         q, same = (rewards.rollout_q(generator, s, trail, score, noise) for s in (samples, other))
         assert torch.equal(q, same)
         assert not q[~mask].any()
@@ -372,14 +372,14 @@ def test_a_discriminator_and_its_training_see_nothing_past_the_ends():
     for garbage in (False, True):
         sides = [(garbled(s.ids, s.lengths, VOCAB) if garbage else s.ids, s.lengths) for s in (real, fake)]
         discriminator = CNNDiscriminator.of(dataclasses.replace(CNN, dropout=0.0), VOCAB, HORIZON, seed=2)
-        scores.append(discriminate.scorer(discriminator)(*sides[0]).tolist())
+        scores.append(discriminate.Score(discriminator)(*sides[0]).tolist())
         label = torch.arange(80) < 40
         ids, lengths = (torch.cat([sides[0][k], sides[1][k]]) for k in (0, 1))
         loss = objectives.discriminator_loss(discriminator(ids, lengths), label)
         scores.append([g.tolist() for g in gradients(loss, discriminator).values()])
         optimizer = torch.optim.Adam(discriminator.parameters(), lr=0.01)
         scores.append(discriminate.epoch(discriminator, optimizer, *sides, 16, rng(3), 0.1))
-        scores.append(discriminate.held_out_accuracy(discriminate.scorer(discriminator), *sides))
+        scores.append(discriminate.held_out_accuracy(discriminate.Score(discriminator), *sides))
         states.append({k: v.tolist() for k, v in discriminator.state_dict().items()})
     assert scores[:4] == scores[4:]
     assert states[0] == states[1]

@@ -101,6 +101,25 @@ def test_the_best_by_validation_nll_is_the_generator_and_the_budget_is_spent(tmp
     assert list(checkpoint.load_training(final)["kept"]) == ["health", "trials"]
 
 
+def test_a_trial_that_diverges_is_the_worst_and_the_search_goes_on(tmp_path, capsys):
+    """The first has a step size at which everything overflows; the runs of one token are learnt with the other."""
+    generator, run = run_of(tmp_path / "run", lr=[3e38, 0.05])
+    rows = table(run)
+    assert [rows[0][name] for name in ("nll_valid", "best", "epochs")] == ["", "0", "1"]
+    sound = [float(r["nll_valid"]) for r in rows if r["lr"] == "0.05"]
+    assert len(sound) >= 2
+    assert mle.validation_nll(generator, runs_of_one_token().valid) == pytest.approx(min(sound), abs=1e-12)
+    assert sum(int(r["epochs"]) for r in rows) == 14
+    assert "warning: trial 1 diverged" in capsys.readouterr().err
+    trial = next(json.loads(x) for x in (run.folder / "log.jsonl").read_text().splitlines() if '"kind": "trial"' in x)
+    assert trial["nll_valid"] is None
+
+
+def test_where_every_trial_diverges_it_says_so(tmp_path):
+    with pytest.raises(ValueError, match=r"all \d+ trials diverged; leave the largest --lr out"):
+        run_of(tmp_path / "run", lr=[3e38])
+
+
 def test_a_seed_is_a_search_of_its_own(tmp_path):
     one, two = (table(run_of(tmp_path / str(s), seed=s)[1]) for s in (1, 2))
     assert [r["nll_valid"] for r in one] != [r["nll_valid"] for r in two]

@@ -52,7 +52,7 @@ def generator_by_hand(p: dict, layers: int, tokens: list[int]) -> np.ndarray:
             name = f"cells.{k}."
             gates = p[name + "weight_ih_l0"] @ read + p[name + "weight_hh_l0"] @ h[k] + p[name + "bias_ih_l0"]
             i, f, g, o = np.split(gates, 4)
-            c[k] = sigmoid(f) * c[k] + sigmoid(i) * np.tanh(g)
+            c[k] = sigmoid(f + 1) * c[k] + sigmoid(i) * np.tanh(g)
             h[k] = sigmoid(o) * np.tanh(c[k])
         out.append(p["head.weight"] @ (p["out.weight"] @ h.reshape(-1)) + p["head.bias"])
     return np.stack(out)
@@ -103,8 +103,10 @@ def test_starts_as_sonnet_does():
     assert weight.shape == (400, 300)
     assert float(weight.abs().max()) <= 2 / math.sqrt(300)
     assert float(weight.std()) == pytest.approx(0.8796 / math.sqrt(300), rel=0.02)  # that of a normal cut off at 2
-    assert generator.cells[0].bias_ih_l0[100:200].tolist() == [1.0] * 100
-    assert float(generator.cells[0].bias_ih_l0.detach().sum()) == 100
+    own, second = generator.cells[0].bias_ih_l0, generator.cells[0].bias_hh_l0
+    assert (own.requires_grad, second.requires_grad) == (True, False)  # what l2 draws to 0 is beside the 1
+    assert float(own.detach().abs().sum()) == 0
+    assert second.tolist() == [0.0] * 100 + [1.0] * 100 + [0.0] * 200
     same = SkipLSTMGenerator(400, pretrained=300, trainable=64, hidden=100, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(generator.parameters(), same.parameters(), strict=True))
 
@@ -353,6 +355,20 @@ def test_frozen_and_rewards_at_the_end(tmp_path, monkeypatch):
     assert "d_loss" not in json.loads((run.folder / "log.jsonl").read_text().splitlines()[-2])
 
 
+def test_the_discriminator_takes_as_many_updates_as_asked_on_sequences_of_their_own(tmp_path, monkeypatch):
+    seen, plain = [], scratchgan.discriminator_step
+
+    def watch(discriminator, optimizer, real, fake, *args):
+        seen.append((real.ids.tolist(), fake.ids.tolist()))
+        return plain(discriminator, optimizer, real, fake, *args)
+
+    monkeypatch.setattr(scratchgan, "discriminator_step", watch)
+    run_of(tmp_path / "run", rounds=1, steps=2, d_steps=3)
+    assert len(seen) == 2 * 3
+    for side in zip(*seen, strict=True):
+        assert all(a != b for a, b in itertools.combinations(side, 2))
+
+
 def test_the_average_of_the_weights_is_kept_and_the_learner_goes_on_without_it(tmp_path, monkeypatch):
     seen, plain = [], mle.follow
     monkeypatch.setattr(mle, "follow", lambda a, m, d, step: (seen.append((d, step)), plain(a, m, d, step)))
@@ -373,6 +389,7 @@ def test_the_average_of_the_weights_is_kept_and_the_learner_goes_on_without_it(t
     [
         ({"batch": 4, "accumulate": 5}, "accumulate is 5"),
         ({"steps": 0}, "steps is 0"),
+        ({"d_steps": 0}, "d_steps is 0"),
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"decay": -0.1}, "decay is -0.1"),
         ({"beta1": 1.0}, "beta1 is 1.0"),

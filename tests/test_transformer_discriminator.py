@@ -138,9 +138,9 @@ def test_the_shared_training_step_takes_it():
     judge = TransformerDiscriminator(V, **SIZES, seed=1)
     ids, lengths, _ = sides(16)
     optimizer = torch.optim.Adam(judge.parameters(), lr=0.01)
-    before = discriminate.scorer(judge)(ids, lengths)
+    before = discriminate.Score(judge)(ids, lengths)
     discriminate.step(judge, optimizer, (ids[:8], lengths[:8]), (ids[8:], lengths[8:]), 0.1, "fp32")
-    after = discriminate.scorer(judge)(ids, lengths)
+    after = discriminate.Score(judge)(ids, lengths)
     assert (after[:8] - before[:8]).mean() > (after[8:] - before[8:]).mean()
 
 

@@ -154,7 +154,7 @@ def train(config: DialogueConfig, corpus: Corpus, run: Run) -> TransformerGenera
         return generator
 
     optimizer = run.keep("generator.optimizer", torch.optim.Adam(generator.parameters(), lr=config.lr, fused=True))
-    score = verdict(discriminate.scorer(discriminator, run.precision), config)
+    score = verdict(discriminate.Score(discriminator, run.precision), config)
     order = run.rng("pairs")
     for round_ in run.loop("adversarial", config.rounds):
         for _ in range(config.g_steps):

@@ -158,7 +158,7 @@ def train(config: LeakGANConfig, corpus: Corpus, run: Run) -> HierarchicalGenera
 
     players = Modules(generator, config.lr).keep(run, "adversarial")
     real = Modules(generator, config.mle.lr, config.mle.weight_decay).keep(run, "interleaved")
-    score, order = discriminate.scorer(discriminator, run.precision), run.rng("teacher_forcing")
+    score, order = discriminate.Score(discriminator, run.precision), run.rng("teacher_forcing")
     generator.eval()
     for round_ in run.loop("adversarial", config.rounds):
         for _ in range(config.g_steps):

@@ -7,12 +7,14 @@ validation NLL alone; no trial sees the test set. In this order:
  1) the first value of every list
  2) values drawn evenly from the lists, while less than a share `draws` of the budget is spent
  3) the best trial so far with one value changed, while any of the budget is left
-No trial is made twice. The run's generator is the best trial's; trials.csv lists all, best.yaml is its recipe.
+No trial is made twice. One that diverges ends there and counts as the worst. The run's generator is
+the best trial's; trials.csv lists all, best.yaml is its recipe.
 """
 
 import csv
 import dataclasses
 import io
+import math
 import os
 import random
 from collections.abc import Sequence
@@ -22,12 +24,12 @@ from typing import Any
 
 import yaml
 
-from seqforge import ranges
+from seqforge import progress, ranges
 from seqforge.data.corpus import Corpus
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
-from seqforge.run import Run, derive_seed
+from seqforge.run import NotFinite, Run, derive_seed
 
 Point = dict[str, Any]  # a value for every searched option
 
@@ -100,7 +102,9 @@ def settings(config: MLESearchConfig, point: Point, epochs: int = 1) -> tuple[LS
 
 @dataclass(frozen=True)
 class Trial:
-    """What was tried and what came of it. nll_valid: nats per token; epochs: passes over the training set."""
+    """What was tried and what came of it. nll_valid: nats per token, infinite where it diverged; epochs: passes over
+    the training set.
+    """
 
     point: Point
     nll_valid: float
@@ -117,6 +121,11 @@ class Trials:
     @property
     def spent(self) -> int:
         return sum(t.epochs for t in self.done)
+
+    @property
+    def sound(self) -> bool:
+        """Whether any has not diverged."""
+        return any(math.isfinite(t.nll_valid) for t in self.done)
 
     @property
     def best(self) -> int:
@@ -136,25 +145,31 @@ def train(config: MLESearchConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
         raise ValueError("--from: a search trains every trial from the beginning; leave --from out")
     trials, passes = run.keep("trials", Trials()), int(corpus.train.lengths.sum())
     generator = None
-    if trials.done:
+    if trials.sound:
         generator = run.keep("generator", built(config, trials.done[trials.best].point, corpus, run, "best"))
     while (point := proposal(config, trials, run.seed)) is not None:
         phase = f"trial {len(trials.done) + 1}"
         name = "generator" if generator is None else phase.replace(" ", "-")
         candidate = run.keep(name, built(config, point, corpus, run, phase))
         _, options = settings(config, point, min(config.epochs, config.budget - trials.spent))
-        mle.pretrain(candidate, options, MonitorConfig(every=0), corpus, run, phase)
-        run.check(phase, "generator", candidate)
+        try:
+            mle.pretrain(candidate, options, MonitorConfig(every=0), corpus, run, phase)
+            run.check(phase, "generator", candidate)
+            nll_valid = mle.validation_nll(candidate, corpus.valid)
+        except NotFinite as stopped:
+            nll_valid = math.inf
+            progress.warn(f"{phase} diverged with {point}: {stopped}")
         parameters = sum(p.numel() for p in mle.trainable(candidate))
         took = run.tokens // passes - trials.spent
-        found = Trial(point, mle.validation_nll(candidate, corpus.valid), took, parameters)
+        found = Trial(point, nll_valid, took, parameters)
         trials.done.append(found)
-        if trials.done[trials.best] is found:
+        if trials.sound and trials.done[trials.best] is found:
             generator = run.keep("generator", candidate)
-        run.drop(phase.replace(" ", "-"), f"{phase}.optimizer", f"{phase}.best")
+        run.drop(phase.replace(" ", "-"), f"{phase}.optimizer", f"{phase}.best", f"{phase}.average")
         run.log("search", "trial", **row(found), best=trials.best + 1)
         write_tables(config, trials.done, trials.best, run.folder)
-    assert generator is not None
+    if generator is None:
+        raise NotFinite(f"all {len(trials.done)} trials diverged; leave the largest --lr out, or lower --clip")
     if run.once("measured"):
         mle.measure(generator.eval(), corpus, config.monitor, run, "search")
     write_tables(config, trials.done, trials.best, run.folder)
@@ -191,7 +206,12 @@ def proposal(config: MLESearchConfig, trials: Trials, seed: int) -> Point | None
 
 
 def row(trial: Trial) -> dict[str, Any]:
-    facts = {"nll_valid": trial.nll_valid, "epochs": trial.epochs, "parameters": trial.parameters}
+    """As it is logged and listed; of one that diverged nll_valid is None."""
+    facts = {
+        "nll_valid": trial.nll_valid if math.isfinite(trial.nll_valid) else None,
+        "epochs": trial.epochs,
+        "parameters": trial.parameters,
+    }
     return facts | trial.point
 
 

@@ -56,7 +56,8 @@ class ScratchGANConfig:
             Not given: glove*.txt or .txt.gz of the data's folder, where there is one; none: none
         freeze: keep those vectors as they are (ScratchGAN's code: no)
         rounds: times that the steps below are followed by a look at the validation set
-        steps: steps a round, each one update of the discriminator and one of the generator (ScratchGAN: 200,000 in all)
+        steps: steps a round, each of the discriminator's updates and one of the generator (ScratchGAN: 200,000 in all)
+        d_steps: updates of the discriminator a step, each on fresh sequences (ScratchGAN: 1)
         batch: sequences a step of either (ScratchGAN: 512)
         accumulate: parts that a batch is cut into, to fit the memory; the same update but for rounding and, with
             dropout, a mask for each part
@@ -83,6 +84,7 @@ class ScratchGANConfig:
     freeze: bool = False
     rounds: int = 50
     steps: int = 50
+    d_steps: int = 1
     batch: int = 128
     accumulate: int = 1
     reward: rewards.Reward = "discriminator"
@@ -100,6 +102,7 @@ class ScratchGANConfig:
 
     def __post_init__(self):
         ranges.check(self, rounds="at least 0", steps="at least 1", batch="at least 1", accumulate="at least 1")
+        ranges.check(self, d_steps="at least 1")
         if self.accumulate > self.batch:
             raise ValueError(
                 f"accumulate is {self.accumulate}, but a batch of {self.batch} has no more parts than rows"
@@ -171,9 +174,9 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
         sums: dict[str, Tensor] = {}
         for step in range(round_ * config.steps, (round_ + 1) * config.steps):
             found: dict[str, Tensor] = {}
-            if config.reward != "frozen":
+            for _ in range(config.d_steps if config.reward != "frozen" else 0):  # of several the last one is logged
                 rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real")).to(run.device)
-                found |= discriminator_step(
+                found = discriminator_step(
                     discriminator.train(), d_optimizer, corpus.train[rows], drawn(), config, run.precision
                 )
             fake = drawn()

@@ -128,7 +128,7 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     optimizer = torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True)
     run.keep("generator.optimizer", optimizer)
     policy = run.keep("rollout_policy", copy.deepcopy(generator).to(run.device)) if config.rollout_lag else generator
-    score = discriminate.scorer(discriminator, run.precision)
+    score = discriminate.Score(discriminator, run.precision)
     order = run.rng("teacher_forcing")
 
     for round_ in run.loop("adversarial", config.rounds):

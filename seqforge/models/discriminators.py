@@ -150,15 +150,27 @@ class CNNDiscriminator(
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """Logit (B,) of being real."""
-        return self.out(self.drop(self.mixed(self.pooled(ids, lengths)))).squeeze(-1)
+        return self._judged(self.pooled(ids, lengths))
+
+    def of_completions(self, ids: Tensor, lengths: Tensor, read: int) -> Tensor:
+        """Logits (K,N) of sequences ids (K,N,T), lengths (K,N) above `read`: those of a group of N have their first
+        `read` tokens in common, and the windows within those are looked at once a group. As `forward` in all else.
+        """
+        k, n = lengths.shape
+        begun = self.pooled(ids[:, 0, :read], torch.full((k,), read, device=ids.device))
+        rest = self.pooled(ids.flatten(0, 1), lengths.flatten(), read)
+        return self._judged(torch.maximum(begun.repeat_interleave(n, 0), rest)).view(k, n)
+
+    def _judged(self, pooled: Tensor) -> Tensor:
+        return self.out(self.drop(self.mixed(pooled))).squeeze(-1)
 
     def mixed(self, pooled: Tensor) -> Tensor:
         """The highway on pooled features (..., F) -> (..., F): what LeakGAN's discriminator leaks."""
         gate = torch.sigmoid(self.gate(pooled))
         return gate * F.relu(self.highway(pooled)) + (1 - gate) * pooled
 
-    def pooled(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Max-pooled ReLU features (B, sum of filters)."""
+    def pooled(self, ids: Tensor, lengths: Tensor, after: int = 0) -> Tensor:
+        """Max-pooled ReLU features (B, sum of filters) of the windows that end after the first `after` tokens."""
         kind = ids.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.embed.weight.dtype
         x = self.embed(ids).to(dtype)  # (B,T,E)
@@ -167,8 +179,9 @@ class CNNDiscriminator(
         full = bool((lengths == x.shape[1]).all())  # then every window is inside, and nothing needs a mask
         best, inside = [], []
         for w, kernel in zip(self.widths, self.kernels, strict=True):
-            start = torch.arange(x.shape[1] - w + 1, device=ids.device)[None, :]
-            best.append(_ConvMax.apply(x, kernel.to(dtype), None if full else start + w <= length))
+            first = max(0, after - w + 1)
+            start = torch.arange(first, x.shape[1] - w + 1, device=ids.device)[None, :]
+            best.append(_ConvMax.apply(x[:, first:], kernel.to(dtype), None if full else start + w <= length))
             inside.append((w <= length).expand_as(best[-1]))
         features = F.relu(torch.cat(best, dim=1) + self.kernel_bias.to(dtype))
         return features if full else features * torch.cat(inside, dim=1)

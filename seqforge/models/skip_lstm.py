@@ -196,7 +196,9 @@ def truncated(weight: Tensor, rng: torch.Generator) -> None:
 
 
 def sonnet_lstm(cell: nn.LSTM, rng: torch.Generator) -> None:
-    """Sonnet's start: one weight on [input, h], forget gates open by 1, one bias a gate."""
+    """Sonnet's start: one weight on [input, h], and one bias a gate. Its forget gates are open by 1 beside their bias:
+    that stands in torch's second bias, which is not trained.
+    """
     read, recur, bias, second = (cell.get_parameter(f"{name}_l0") for name in NAMES)
     together = torch.empty(len(read), cell.input_size + cell.hidden_size)
     truncated(together, rng)
@@ -204,6 +206,6 @@ def sonnet_lstm(cell: nn.LSTM, rng: torch.Generator) -> None:
         read.copy_(together[:, : cell.input_size])
         recur.copy_(together[:, cell.input_size :])
         bias.zero_()
-        bias[cell.hidden_size : 2 * cell.hidden_size] = 1.0
         second.zero_()
+        second[cell.hidden_size : 2 * cell.hidden_size] = 1.0
     second.requires_grad_(False)
