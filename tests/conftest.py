@@ -4,6 +4,7 @@ import pytest
 import torch
 from markupsafe import Markup
 from shelf import serving
+from user_files import write
 
 from seqforge.report import figures, learning
 
@@ -50,3 +51,10 @@ def shelf(monkeypatch):
     monkeypatch.delenv("SEQFORGE_OFFLINE", raising=False)
     with serving() as server:
         yield server
+
+
+@pytest.fixture
+def put(tmp_path, monkeypatch):
+    """Writes a file into the current folder, text or bytes, and gives its name."""
+    monkeypatch.chdir(tmp_path)
+    return write
