@@ -2,13 +2,12 @@
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from seqforge.data.corpus import Corpus, Split
-from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.generator import Context, Generator
 from seqforge.objectives import discriminator_loss
 from seqforge.run import Run
@@ -29,6 +28,15 @@ class Schedule(Protocol):
     def d_batch(self) -> int: ...
     @property
     def d_l2(self) -> float: ...
+
+
+@runtime_checkable
+class SharesPrefixes(Protocol):
+    """A discriminator that can spare itself what sequences with a common prefix have in common."""
+
+    def of_completions(self, ids: Tensor, lengths: Tensor, read: int) -> Tensor:
+        """Logits (K,N) of ids (K,N,T), lengths (K,N) above `read`: a group's first `read` tokens are the same."""
+        ...
 
 
 def train_on_fresh(
@@ -109,7 +117,7 @@ class Score:
     def of_completions(self, ids: Tensor, lengths: Tensor, read: Tensor) -> Tensor:
         """p(real) (K,N) of sequences ids (K,N,T), lengths (K,N), whose first read[k] tokens a group has in common."""
         n, discriminator = ids.shape[1], self.discriminator
-        if not isinstance(discriminator, CNNDiscriminator):
+        if not isinstance(discriminator, SharesPrefixes):
             return self(ids.flatten(0, 1), lengths.flatten()).view(lengths.shape)
         runs = torch.unique_consecutive(read, return_counts=True)
         alike = torch.arange(len(read), device=read.device).split(runs[1].tolist())

@@ -20,6 +20,7 @@ Reward = Literal["discriminator", "constant", "random", "shuffled", "frozen"]
 class KnowsPrefixes(Protocol):
     """A scorer that spares itself what completions of one prefix have in common."""
 
+    def __call__(self, ids: Tensor, lengths: Tensor, /) -> Tensor: ...
     def of_completions(self, ids: Tensor, lengths: Tensor, read: Tensor) -> Tensor:
         """Scores (K,N) of ids (K,N,T), lengths (K,N): the first read[k] tokens are the same in all N of a group."""
         ...

@@ -68,9 +68,11 @@ TABLE = {
     "seqforge.controls": "*",
     "seqforge.options": "*",
     "seqforge.cli*": "*",
+    "seqforge.__main__": "seqforge.cli",
 }
 # nothing but these imports one of them
 COMMAND_LINE = (
+    "seqforge.__main__",
     "seqforge.cli",
     "seqforge.cli_chat",
     "seqforge.cli_runs",
