@@ -65,9 +65,10 @@ def rollout_q(
         ids, lengths, row, position = _complete_all(policy, samples, trail, noise)
         if isinstance(score, KnowsPrefixes):
             value = score.of_completions(*(x.unflatten(0, (-1, rollouts)) for x in (ids, lengths)), position)
+        elif isinstance(score, ByRow):
+            value = score(ids, lengths, row.repeat_interleave(rollouts)).unflatten(0, (-1, rollouts))
         else:
-            rows = (row.repeat_interleave(rollouts),) if isinstance(score, ByRow) else ()
-            value = score(ids, lengths, *rows).unflatten(0, (-1, rollouts))
+            value = score(ids, lengths).unflatten(0, (-1, rollouts))
         q[row, position - 1] = value.mean(1).to(q.dtype)  # (K,) for the K forks
     elif not rollouts:  # no rollout: every token shares the score of its sentence
         q = score(samples.ids, samples.lengths).to(q.dtype)[:, None] * mask_of(samples.lengths, horizon)
