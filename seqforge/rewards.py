@@ -64,7 +64,8 @@ def rollout_q(
     if trail and rollouts:
         ids, lengths, row, position = _complete_all(policy, samples, trail, noise)
         if isinstance(score, KnowsPrefixes):
-            value = score.of_completions(*(x.unflatten(0, (-1, rollouts)) for x in (ids, lengths)), position)
+            groups = (-1, rollouts)
+            value = score.of_completions(ids.unflatten(0, groups), lengths.unflatten(0, groups), position)
         elif isinstance(score, ByRow):
             value = score(ids, lengths, row.repeat_interleave(rollouts)).unflatten(0, (-1, rollouts))
         else:
