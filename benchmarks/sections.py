@@ -237,6 +237,9 @@ def scratchgan_step(device: torch.device) -> dict:
         loss.backward()
         g_adam.step()
 
+    def step(precision: str) -> None:
+        scratchgan.generator_step(generator, g_adam, fake, advantage, config, precision)
+
     def d_step() -> None:
         scratchgan.discriminator_step(
             discriminator.train(), d_adam, Split(fake.ids, fake.lengths), fake, config, "fp32"
@@ -244,7 +247,7 @@ def scratchgan_step(device: torch.device) -> dict:
 
     per_token = 364 * 512 + 2048 * (512 + 512) + 2048 * (1024 + 512) + 1024 * 364 + 364 * v
     return {
-        "ours": {"fp32": median(lambda: scratchgan.generator_step(generator, g_adam, fake, advantage, config))},
+        "ours": {p: median(lambda p=p: step(p)) for p in precisions(device)},
         "plain": 8 * median(plain_step, 1),
         "gflop": 3 * 2.0 * per_token * b * t / 1e9,
         "seconds": {"512 samples": median(lambda: sample(generator, uniform((b, t), rng, device)), 1, warm=False),

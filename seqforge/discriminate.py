@@ -15,6 +15,8 @@ from seqforge.sampling import PLAIN, Filter, sample, uniform
 
 Batch = tuple[Tensor, Tensor, *tuple[Split, ...]]  # ids (B,T), lengths (B,), of pairs what they answer
 SCORE_ROWS = 1024
+ALIKE = 8  # completions of a prefix from which on sharing what they have in common is faster on a CPU, and
+ALIKE_ROWS = 256  # rows of them that stand at the same position, on average; both measured
 
 
 class Schedule(Protocol):
@@ -115,11 +117,14 @@ class Score:
         return self._judged(self.discriminator, ((ids[at], lengths[at], *(s[at] for s in source)) for at in parts))
 
     def of_completions(self, ids: Tensor, lengths: Tensor, read: Tensor) -> Tensor:
-        """p(real) (K,N) of sequences ids (K,N,T), lengths (K,N), whose first read[k] tokens a group has in common."""
+        """p(real) (K,N) of sequences ids (K,N,T), lengths (K,N), whose first read[k] tokens a group has in common: what
+        those have in common is spared where groups are large enough for it to be faster.
+        """
         n, discriminator = ids.shape[1], self.discriminator
-        if not isinstance(discriminator, SharesPrefixes):
-            return self(ids.flatten(0, 1), lengths.flatten()).view(lengths.shape)
         runs = torch.unique_consecutive(read, return_counts=True)
+        worth = n >= ALIKE and lengths.numel() >= ALIKE_ROWS * len(runs[0]) and ids.device.type == "cpu"
+        if not worth or not isinstance(discriminator, SharesPrefixes):
+            return self(ids.flatten(0, 1), lengths.flatten()).view(lengths.shape)
         alike = torch.arange(len(read), device=read.device).split(runs[1].tolist())
         parts = [
             (at, t)

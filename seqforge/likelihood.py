@@ -50,7 +50,7 @@ def weighted_nll(
     read (B,T): tokens that the generator reads in place of `ids`, as in scheduled sampling: p(y_t | read_<t).
     smoothing: share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     precision: bf16 makes the products with a linear head, two thirds of the work at a large V, in bfloat16; gradients
-    are then off by some .3 %, the returned log-probabilities by up to .03.
+    are then off by some .3 % (logits of up to 10) to .7 % (to 25), the returned log-probabilities by up to .03 to .05.
     """
     read = ids if read is None else read
     if isinstance(generator, HeadedGenerator):

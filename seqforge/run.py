@@ -33,7 +33,11 @@ T = TypeVar("T", bound=Stateful)
 
 
 class NotFinite(ValueError):
-    """A logged number or a parameter of a run became infinite or not a number: the training diverged."""
+    """A logged number or a parameter of a run became infinite or not a number: the training diverged. fact: which."""
+
+    def __init__(self, fact: str, advice: str = ""):
+        super().__init__(fact + advice)
+        self.fact = fact
 
 
 @dataclass(frozen=True)
@@ -314,8 +318,9 @@ class Run:
     def _stop(self, phase: str, name: str, value: float) -> NoReturn:
         hint = ", or --precision fp32" if self.precision == "bf16" else ""
         raise NotFinite(
-            f"step {self.step}, {phase}: {name} is {value}. The last good checkpoint is in "
-            f"{self.folder / 'checkpoints'}. Try a lower learning rate or a smaller --clip{hint}"
+            f"step {self.step}, {phase}: {name} is {value}",
+            f". The last good checkpoint is in {self.folder / 'checkpoints'}. Try a lower learning rate or a smaller "
+            f"--clip{hint}",
         )
 
     def checkpoint(self, tag: str | None = None) -> Path:

@@ -30,8 +30,9 @@ class RunConfig:
     Args:
         seed: seed of everything random in the run except its data (see --data.seed)
         device: where to compute; auto takes a GPU if there is one
-        precision: of the discriminator's matrix products, and of a step's with the generator's output layer; it is
-            sampled and scored in float32. auto is bf16 where the processor has it
+        precision: of the discriminator's matrix products (LeakGAN's features too), and of a step's with the generator's
+            output layer where its loss is a likelihood or a policy gradient; the generator is sampled and scored in
+            float32. auto is bf16 where the processor has it
         threads: CPU threads; 0 is torch's choice, one for each core unless OMP_NUM_THREADS says otherwise
         tensorboard: also write the curves for TensorBoard, into the run folder
         report: draw report.html and curves.png at the end; `seqforge report RUN` draws the page at any time

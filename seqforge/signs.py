@@ -20,7 +20,7 @@ REMEDIES: dict[Sign, str] = {  # of those whose option a method has, the first t
     "hacking": "--teacher_forcing 1; a larger --teacher; a smaller --mle_every; more --d_steps; a lower --lr; "
     "fewer --rounds",
     "forgetting": "--teacher_forcing 1; a larger --teacher; a smaller --mle_every; a lower --lr; fewer --rounds",
-    "saturated": "a lower --d_lr; --discriminator.dropout 0.5; fewer --d_steps; a larger --d_l2",
+    "saturated": "a lower --d_lr; --discriminator.dropout 0.5; a larger --d_l2; fewer --d_steps",
     "chance": "a higher --d_lr; more --d_steps; more --d_pretrain; a larger --discriminator.hidden; "
     "a lower --discriminator.dropout",
 }

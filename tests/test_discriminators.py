@@ -227,25 +227,33 @@ def test_scores_are_p_real_without_dropout_or_gradient_and_leave_the_mode_alone(
     assert torch.allclose(discriminate.Score(d)(*many), p.repeat(200), atol=1e-6)
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_completions_of_a_prefix_score_as_any_other_sequences(full, monkeypatch):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("order", ["full", "ragged", "unsorted"])
+def test_completions_of_a_prefix_score_as_any_other_sequences(order, precision, monkeypatch):
     """Windows within a prefix are looked at once a group, shorter or longer than every width; groups are cut
     where their prefixes change, and where they are more than are scored at once.
     """
-    monkeypatch.setattr(discriminate, "SCORE_ROWS", 9)
+    for name, value in (("SCORE_ROWS", 9), ("ALIKE", 3), ("ALIKE_ROWS", 1)):
+        monkeypatch.setattr(discriminate, name, value)
     d, n = small(), 3
     read = torch.arange(1, T).repeat_interleave(5)  # (K,)
+    if order == "unsorted":
+        read = read[torch.randperm(len(read), generator=rng(4))]
     ids = torch.randint(V, (len(read), n, T), generator=rng(5))
     inside = torch.arange(T) < read[:, None]
     ids = torch.where(inside[:, None], ids[:, :1], ids)
     lengths = read[:, None] + 1 + torch.randint(T, (len(read), n), generator=rng(6)) % (T - read[:, None])
-    lengths = torch.full_like(lengths, T) if full else lengths
-    score, rows = discriminate.Score(d), []
+    lengths = torch.full_like(lengths, T) if order == "full" else lengths
+    score, rows = discriminate.Score(d, precision), []
     monkeypatch.setattr(CNNDiscriminator, "pooled", noting(CNNDiscriminator.pooled, rows))
     found = score.of_completions(ids, lengths, read)
     assert sum(rows) == len(read) * (1 + n)
     assert torch.allclose(found, score(ids.flatten(0, 1), lengths.flatten()).view(-1, n), atol=1e-6)
     assert float(found.std()) > 0.005
+    rows.clear()
+    monkeypatch.setattr(discriminate, "ALIKE", 4)
+    assert torch.allclose(score.of_completions(ids, lengths, read), found, atol=1e-6)
+    assert sum(rows) == len(read) * n  # too few to be worth it
 
 
 def noting(plain, rows: list[int]):

@@ -1,5 +1,6 @@
 """The search over likelihood: what it tries, what it spends, what it chooses by, and what it leaves."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -27,7 +28,11 @@ def run_of(folder, seed: int = 3, **changed):
 
 
 def table(run: Run) -> list[dict[str, str]]:
-    with (run.folder / "trials.csv").open() as f:
+    return table_of(run.folder)
+
+
+def table_of(folder) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open() as f:
         return list(csv.DictReader(f))
 
 
@@ -112,12 +117,48 @@ def test_a_trial_that_diverges_is_the_worst_and_the_search_goes_on(tmp_path, cap
     assert sum(int(r["epochs"]) for r in rows) == 14
     assert "warning: trial 1 diverged" in capsys.readouterr().err
     trial = next(json.loads(x) for x in (run.folder / "log.jsonl").read_text().splitlines() if '"kind": "trial"' in x)
-    assert trial["nll_valid"] is None
+    assert (trial["nll_valid"], trial["best"]) == (None, None)
+
+
+@pytest.mark.parametrize("cut", [2, 6])
+def test_killed_after_a_trial_diverged_it_goes_on_as_if_nothing_had_been(cut, tmp_path, monkeypatch):
+    """Cut off before any trial is sound, and after one is; a checkpoint is taken at every step."""
+    given = [
+        *TINY,
+        "--lr",
+        "[3e38,0.01,3e37]",
+        "--budget",
+        "8",
+        "--report",
+        "false",
+        "--checkpoint.seconds",
+        "0",
+        "--evaluate.samples",
+        "2",
+    ]
+    assert main([*given, "--out", str(tmp_path / "whole")]) == 0
+    steps, plain = [], Run.log
+
+    def stopped(run, phase, kind, **values):
+        plain(run, phase, kind, **values)
+        steps.append(kind)
+        if steps.count("train") + steps.count("trial") == cut:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "log", stopped)
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        main([*given, "--out", str(tmp_path / "cut")])
+    monkeypatch.setattr(Run, "log", plain)
+    assert main(["resume", str(tmp_path / "cut")]) == 0
+    for name in ("trials.csv", "best.yaml"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    assert table_of(tmp_path / "cut")[0]["nll_valid"] == ""
 
 
 def test_where_every_trial_diverges_it_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"all \d+ trials diverged; leave the largest --lr out"):
         run_of(tmp_path / "run", lr=[3e38])
+    assert not (tmp_path / "run" / "best.yaml").exists()
 
 
 def test_a_seed_is_a_search_of_its_own(tmp_path):

@@ -17,7 +17,6 @@ import io
 import math
 import os
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,7 +157,7 @@ def train(config: MLESearchConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
             nll_valid = mle.validation_nll(candidate, corpus.valid)
         except NotFinite as stopped:
             nll_valid = math.inf
-            progress.warn(f"{phase} diverged with {point}: {stopped}")
+            progress.warn(f"{phase} diverged with {point}, and counts as the worst: {stopped.fact}")
         parameters = sum(p.numel() for p in mle.trainable(candidate))
         took = run.tokens // passes - trials.spent
         found = Trial(point, nll_valid, took, parameters)
@@ -166,13 +165,13 @@ def train(config: MLESearchConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
         if trials.sound and trials.done[trials.best] is found:
             generator = run.keep("generator", candidate)
         run.drop(phase.replace(" ", "-"), f"{phase}.optimizer", f"{phase}.best", f"{phase}.average")
-        run.log("search", "trial", **row(found), best=trials.best + 1)
-        write_tables(config, trials.done, trials.best, run.folder)
+        run.log("search", "trial", **row(found), best=trials.best + 1 if trials.sound else None)
+        write_tables(config, trials, run.folder)
     if generator is None:
         raise NotFinite(f"all {len(trials.done)} trials diverged; leave the largest --lr out, or lower --clip")
     if run.once("measured"):
         mle.measure(generator.eval(), corpus, config.monitor, run, "search")
-    write_tables(config, trials.done, trials.best, run.folder)
+    write_tables(config, trials, run.folder)
     run.checkpoint(tag="final")
     return generator
 
@@ -215,17 +214,25 @@ def row(trial: Trial) -> dict[str, Any]:
     return facts | trial.point
 
 
-def write_tables(config: MLESearchConfig, done: Sequence[Trial], best: int, folder: Path) -> None:
-    """trials.csv, a row a trial, and best.yaml, which `seqforge train mle --recipe` reads."""
-    table = io.StringIO()
+def write_tables(config: MLESearchConfig, trials: Trials, folder: Path) -> None:
+    """trials.csv, a row a trial, and best.yaml, which `seqforge train mle --recipe` reads, once a trial is sound."""
+    table, done, best = io.StringIO(), trials.done, trials.best if trials.sound else -1
     writer = csv.DictWriter(table, ["trial", "best", *row(done[0])], lineterminator="\n")
     writer.writeheader()
     for k, trial in enumerate(done):
         writer.writerow({"trial": k + 1, "best": int(k == best), **row(trial)})
-    sizes, options = settings(config, done[best].point, config.epochs)
-    recipe = {"method": "mle", "purpose": f"trial {best + 1} of {len(done)} of a search, by validation NLL"}
-    recipe |= {"generator": dataclasses.asdict(sizes), "mle": dataclasses.asdict(options)}
-    for name, text in (("trials.csv", table.getvalue()), ("best.yaml", yaml.safe_dump(recipe, sort_keys=False))):
+    files = {"trials.csv": table.getvalue()}
+    if trials.sound:
+        files["best.yaml"] = yaml.safe_dump(recipe_of(config, trials), sort_keys=False)
+    for name, text in files.items():
         part = folder / f".{name}.part"
         part.write_text(text)
         os.replace(part, folder / name)
+
+
+def recipe_of(config: MLESearchConfig, trials: Trials) -> dict[str, Any]:
+    """The best trial's, as of an MLE that trains to its own best."""
+    done, best = trials.done, trials.best
+    sizes, options = settings(config, done[best].point, config.epochs)
+    recipe = {"method": "mle", "purpose": f"trial {best + 1} of {len(done)} of a search, by validation NLL"}
+    return recipe | {"generator": dataclasses.asdict(sizes), "mle": dataclasses.asdict(options)}

@@ -105,24 +105,47 @@ def _full(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def unscaled_softmax(logits: Tensor, again: Callable[[], Tensor], bits: bool = False) -> tuple[Tensor, Tensor]:
+def unscaled_softmax(logits: Tensor, again: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
     """exp(logits) (N,V) up to one factor a row, and its sums (N,1): the softmax is their quotient.
 
     On a CPU the logits are overwritten, and not shifted by their maximum first, which is half the time of a softmax;
     where the sums then leave what float32 holds well, the logits are made `again` and shifted. A GPU makes a whole
     softmax in one pass, and half precision needs it. Powers of 2 take a third of the time of those of e on some CPUs,
-    and no more on others. bits: the logits are to base 2 already, those made again are not, and where they are bfloat16
-    their powers may be too.
+    and no more on others.
     """
-    if logits.device.type == "cpu" and (bits or logits.dtype in (torch.float32, torch.float64)):
-        e = (logits if bits else logits.mul_(LOG2_E)).exp2_()
-        sums = _full(e.sum(1, keepdim=True))
+    if logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.float64):
+        e = logits.mul_(LOG2_E).exp2_()
+        sums = e.sum(1, keepdim=True)
         least, most = sums.aminmax()
         if least > 1e-30 and most < 1e30:  # false of NaN
             return e, sums
         logits = again()
     p = torch.softmax(_full(logits), dim=-1)
     return p, p.new_ones(len(p), 1)
+
+
+def _target_and_rest(logits: Tensor, again: Callable[[], Tensor], targets: Tensor, bits: bool):
+    """exp(logits) (N,V) up to one factor a row, with 0 in the place of each row's target (N,); what stood there (N,1);
+    and the sums of all others (N,1). Apart from the target a sum of bfloat16 holds what a sure prediction leaves.
+
+    As `unscaled_softmax`; bits: the logits are to base 2 already, and those made again are not.
+    """
+    if bits:
+        e = logits.exp2_()
+        picked, rest = _taken_out(e, targets)
+        least, most = (picked + rest).aminmax()
+        if least > 1e-30 and most < 1e30:  # false of NaN
+            return e, picked, rest
+        logits = again()
+    e = torch.softmax(_full(logits), dim=-1)
+    return e, *_taken_out(e, targets)
+
+
+def _taken_out(e: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    at = torch.arange(len(e), device=e.device), targets
+    picked = _full(e[at])
+    e[at] = 0.0  # scatter_ would copy all of a bfloat16 e
+    return picked[:, None], _full(e.sum(1, keepdim=True))
 
 
 def _log_of(chosen: Tensor, logits_of: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
@@ -199,7 +222,8 @@ class _WeightedNLL(torch.autograd.Function):
     over one. The softmax's sums go to the (N,H) side of the products. Only a loss that is linear in the
     log-probabilities can be done so; every policy-gradient and likelihood loss here is.
 
-    In bfloat16 the three products are, and what stands between them; sums over chunks are not.
+    In bfloat16 the three products are, and what stands between them; sums over chunks are not. What all words have in
+    common is taken off the head first, so that rounding is of what tells them apart.
     """
 
     @staticmethod
@@ -209,23 +233,24 @@ class _WeightedNLL(torch.autograd.Function):
         chosen = _full(hidden.new_empty(hidden.shape[0]))  # probability of each target
         weight = weight.to(kernel.dtype)
         with_one, columns = _with_bias(hidden, kernel, bias)
-        low = torch.bfloat16 if precision == "bf16" else kernel.dtype
+        low = torch.bfloat16 if precision == "bf16" and _gains(kernel) else kernel.dtype
         each = len(hidden) if need and low == kernel.dtype else 0
         d_hidden, d_columns = torch.empty_like(hidden), _one_each(columns, each)
-        bits = hidden.device.type == "cpu"
-        left, right, back = (x.to(low) for x in (with_one, columns * LOG2_E if bits else columns, kernel))
+        bits = hidden.device.type == "cpu" and kernel.dtype in (torch.float32, torch.float64)
+        right, back = columns, kernel
+        if low != kernel.dtype:
+            right, back = columns - columns.mean(1, keepdim=True), kernel - kernel.mean(0)
+        right, back, left = (x.to(low) for x in (right * LOG2_E if bits else right, back, with_one))
         room, d_low = left.new_empty(min(rows, len(hidden)), len(kernel)), torch.empty_like(d_hidden, dtype=low)
-        each_row = torch.arange(len(room), device=hidden.device)
         for lo in range(0, hidden.shape[0], rows):
             part = slice(lo, lo + rows)
             at, h = targets[part], with_one[part]
             logits = _product(left[part], right, out=room[: len(h)])
-            e, sums = unscaled_softmax(logits, lambda h=h: h @ columns, bits)
-            at = each_row[: len(h)], at
-            picked = _full(e[at])[:, None]
+            e, picked, rest = _target_and_rest(logits, lambda h=h: h @ columns, at, bits)
+            sums = picked + rest
             chosen[part] = (picked / sums).squeeze(1)
             if need:
-                e[at] = (picked - sums).squeeze(1).to(e.dtype)  # scatter_ would copy all of a bfloat16 e
+                e[torch.arange(len(e), device=e.device), at] = -rest.squeeze(1).to(e.dtype)
                 delta = e.to(low)  # sums * d(-log p)/dlogits
                 scale = weight[part, None] / sums.to(kernel.dtype)
                 torch.mul(_product(delta, back, out=d_low[part]), scale, out=d_hidden[part])
@@ -239,6 +264,11 @@ class _WeightedNLL(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
         return *_scaled(grad_outputs[0], *ctx.saved_tensors), None, None, None
+
+
+def _gains(kernel: Tensor) -> bool:
+    """Whether a head (V,H) is large enough for products in bfloat16 to be faster, and not of half precision itself."""
+    return kernel.dtype == torch.float32 and kernel.numel() >= 2**16
 
 
 def _with_bias(hidden: Tensor, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
