@@ -124,7 +124,9 @@ def unscaled_softmax(logits: Tensor, again: Callable[[], Tensor]) -> tuple[Tenso
     return p, p.new_ones(len(p), 1)
 
 
-def _target_and_rest(logits: Tensor, again: Callable[[], Tensor], targets: Tensor, bits: bool):
+def _target_and_rest(
+    logits: Tensor, again: Callable[[], Tensor], targets: Tensor, bits: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """exp(logits) (N,V) up to one factor a row, with 0 in the place of each row's target (N,); what stood there (N,1);
     and the sums of all others (N,1). Apart from the target a sum of bfloat16 holds what a sure prediction leaves.
 
