@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from seqforge import checkpoint, evaluate, verdict
 from seqforge.cli import main
 from seqforge.compare import compare
+from seqforge.report import comparison
 from seqforge.report.figures import places_of
 from seqforge.report.folder import read_folder
 from seqforge.report.frontier import judged
@@ -69,6 +71,21 @@ def test_a_run_that_starts_from_it_is_held_to_the_same_epoch(run):
     (early,) = [g for g in scores(run)["generators"] if g["name"] == verdict.EARLY]
     (same,) = [g for g in scores(run.parent / "control")["generators"] if g["name"] == verdict.EARLY]
     assert at_one(same) == at_one(early)
+
+
+def test_the_picture_of_many_runs_shows_its_temperatures_at_the_paths_nll_test(run, tmp_path, monkeypatch):
+    """Where it lies below the paths the picture reaches down to it."""
+    drawn, plain = [], comparison.write_png
+    monkeypatch.setattr(comparison, "write_png", lambda figure, out: (drawn.append(figure), plain(figure, out)))
+    comparison.compare_png([run, run.parent / "control"], tmp_path / "plot.png")
+    axes = drawn[0].axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    early = lines[f"{verdict.EARLY}, over temperatures"]
+    assert "pre-trained, over temperatures" in lines
+    left, right, low, _ = axes.axis()
+    there = np.interp([left, right], early.get_xdata(), early.get_ydata())
+    assert early.get_xdata()[0] < left < right < early.get_xdata()[-1]
+    assert low < there.min() < min(y for line in axes.get_lines()[:1] for y in line.get_ydata())
 
 
 def test_so_is_one_that_starts_from_a_run_of_likelihood_alone(tmp_path):

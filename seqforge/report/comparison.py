@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from seqforge.frontier import ORACLE
 from seqforge.report.figures import MARKERS, PAPER, dress, styled, write_png
 from seqforge.report.folder import Folder, read_folder, subjects
 from seqforge.report.frontier import frontier_line
+from seqforge.verdict import rival
 
 
 def compare_png(runs: Sequence[Path], out: Path) -> Path:
     """NLL_oracle over NLL_test: a line a run through its adversarial rounds, one colour a reward; dashed, the
-    pre-trained generator of the first run over its temperatures. Raises ValueError where no run has such a line.
+    pre-trained generator of the first run over its temperatures, and dotted MLE stopped early where the verdict is held
+    to that. Raises ValueError where no run has such a line.
     """
     folders = [read_folder(run) for run in runs]
     with styled():
@@ -30,9 +33,12 @@ def compare_png(runs: Sequence[Path], out: Path) -> Path:
             )
         axes.margins(0.3)
         axes.autoscale_view()
-        limits = axes.axis()  # the paths fill the picture; of the temperatures only what passes there
-        _draw_temperatures(axes, folders[0])
-        axes.axis(limits)
+        left, right, low, high = axes.axis()  # the paths fill the picture, and what MLE gives at their NLL_test
+        for x, y in _draw_temperatures(axes, folders[0]):
+            at = np.linspace(max(left, x[0]), min(right, x[-1]), 50)
+            if x[0] < right and x[-1] > left:
+                low = min(low, float(np.interp(at, x, y).min()) - 0.05 * (high - low))
+        axes.axis((left, right, low, high))
         axes.set_xlabel("NLL_test (nats per token): lower covers more of the data", color=PAPER.ink)
         axes.set_ylabel("NLL_oracle (nats per token): lower is better quality", color=PAPER.ink)
         axes.legend(frameon=False, labelcolor=PAPER.ink)
@@ -58,15 +64,14 @@ def _draw_path(axes, folder: Folder, names: list[str]) -> None:
     axes.plot(x[-1:], y[-1:], color=color, marker=marker, linestyle="-", label=label)
 
 
-def _draw_temperatures(axes, folder: Folder) -> None:
-    first = next(iter(subjects(folder.scores)), None)
-    points = frontier_line(first, ORACLE).points if first else []
-    if points:
-        axes.plot(
-            [p.x for p in points],
-            [p.y for p in points],
-            color=PAPER.muted,
-            linestyle="--",
-            marker=".",
-            label=f"{first['name'] if first else ''}, over temperatures",
-        )
+def _draw_temperatures(axes, folder: Folder) -> list[tuple[list[float], list[float]]]:
+    """x, in rising order, and y of each line that is drawn."""
+    found, drawn = subjects(folder.scores), []
+    lines = {one["name"]: one for one in (*found[:1], *([rival(found)] if found else []))}
+    for (name, one), style in zip(lines.items(), ("--", ":"), strict=False):
+        points = sorted(frontier_line(one, ORACLE).points, key=lambda p: p.x)
+        if points:
+            x, y = [p.x for p in points], [p.y for p in points]
+            axes.plot(x, y, color=PAPER.muted, linestyle=style, marker=".", label=f"{name}, over temperatures")
+            drawn.append((x, y))
+    return drawn
