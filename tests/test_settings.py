@@ -1,4 +1,4 @@
-"""What a run sets of its process."""
+"""The process that a command runs in: what is set of it, and how it ends."""
 
 import subprocess
 import sys
@@ -19,6 +19,13 @@ for _ in range(20):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+
+def test_the_package_runs_as_the_command_does():
+    done = subprocess.run([sys.executable, "-m", "seqforge", "recipes"], capture_output=True, text=True, check=True)
+    assert "mle-oracle" in done.stdout
+    wrong = subprocess.run([sys.executable, "-m", "seqforge", "nonsense"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")

@@ -35,8 +35,8 @@ def compare_png(runs: Sequence[Path], out: Path) -> Path:
         axes.autoscale_view()
         left, right, low, high = axes.axis()  # the paths fill the picture, and what MLE gives at their NLL_test
         for x, y in _draw_temperatures(axes, folders[0]):
-            at = np.linspace(max(left, x[0]), min(right, x[-1]), 50)
             if x[0] < right and x[-1] > left:
+                at = np.linspace(max(left, x[0]), min(right, x[-1]), 50)
                 low = min(low, float(np.interp(at, x, y).min()) - 0.05 * (high - low))
         axes.axis((left, right, low, high))
         axes.set_xlabel("NLL_test (nats per token): lower covers more of the data", color=PAPER.ink)
