@@ -67,7 +67,9 @@ def test_prefixes_of_different_lengths_side_by_side_and_old_states_again():
 
 
 def test_windows_are_multiplied_once_a_token(monkeypatch):
-    """Rows of windows for a sequence of T tokens: T for each width, whatever the pieces."""
+    """Rows of windows for a sequence of T tokens: T for each width, whatever the pieces; none of 3 for a piece before
+    the third token.
+    """
     from seqforge.models import leaked
 
     reader, _ = reader_of([1, 3], [2, 3], length=12)
@@ -85,7 +87,7 @@ def test_windows_are_multiplied_once_a_token(monkeypatch):
             _, state = reader.start(10)
             for part in torch.randint(7, (10, length), generator=rng(5)).split(each, 1):
                 _, state = reader.extend(part, state)
-            assert sum(rows) == 2 * 10 * length
+            assert sum(rows) == 10 * (2 * length - (2 if each == 1 else 0))
 
 
 # --- probabilities and losses of the generator that reads them ------------------------------------------------------

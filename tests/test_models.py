@@ -277,6 +277,20 @@ def test_logits_whose_exponentials_leave_float32_give_the_same_samples(threads):
     assert torch.allclose(plain.logp[same], shifted.logp[same], atol=1e-4)
 
 
+def test_a_head_without_a_bias_gives_the_samples_of_one_with_zeros(threads):
+    generator = tiny(3, vocab=7000, hidden=6, dtype=torch.float32)
+    noise = uniform((300, T), rng(16))
+    with torch.no_grad():
+        generator.head.bias.zero_()
+    zeros = sample(generator, noise)
+    weight, generator.head = generator.head.weight, nn.Linear(6, 7000, bias=False)
+    generator.head.weight = weight
+    none = sample(generator, noise)
+    assert float((zeros.ids != none.ids).float().mean()) < 0.01
+    same = (zeros.ids == none.ids).all(1)
+    assert torch.allclose(zeros.logp[same], none.logp[same], atol=1e-5)
+
+
 # --- the LSTM itself -----------------------------------------------------------------------------------------------
 
 

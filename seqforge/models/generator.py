@@ -281,8 +281,11 @@ def _with_bias(hidden: Tensor, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Te
 
 def head_logits(head: nn.Linear, hidden: Tensor, rows: int) -> Callable[[slice], Tensor]:
     """Logits of chunks of `rows` hidden vectors (N,H): a slice -> (.,V). Of several chunks, as one product into one
-    place: adding a bias costs another pass over them, which rearranging the head (V,H) once spares.
+    place: adding a bias costs another pass over them, which rearranging the head (V,H) once spares. Without a bias, the
+    product that two threads or more share along the vocabulary: few rows cannot be shared out (64 take half the time).
     """
+    if head.bias is None and threads_of(hidden.device) > 1:
+        return lambda part: (head.weight @ hidden[part].t()).t()
     if len(hidden) <= rows or head.bias is None:
         return lambda part: head(hidden[part])
     with_one, columns = _with_bias(hidden, head.weight, head.bias)

@@ -23,7 +23,7 @@ from seqforge import ranges
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.generator import State
 from seqforge.models.leaked import LeakedFeatures, PrefixState
-from seqforge.models.lstm import LSTMState
+from seqforge.models.lstm import LSTMState, run_lstm
 
 Goals = Literal["window", "block"]
 
@@ -227,19 +227,19 @@ class HierarchicalGenerator(
         """As `_read`, of the empty prefix: t = 1 stands for s_0."""
         zeros = self.psi.weight.new_zeros(1, batch, self.worker.hidden_size)
         feature, prefix = self.leaked.start(batch)
-        said, (h, c) = self.manager(feature[:, None], (zeros, zeros))
+        said, manager = run_lstm(self.manager, feature[:, None], LSTMState(zeros, zeros))
         goal = F.normalize(self.goal(said), dim=-1)  # (B,1,F)
         before = self.psi(self._first(self.by_block)).expand(batch, self.step, -1)  # (B,c,k)
         drive = before.sum(1)
         start = torch.full((batch, 1), self.start_id, device=zeros.device)
         hidden, worker = self._work(start, drive[:, None], LSTMState(zeros, zeros))
         goals = torch.cat([before[:, 1:], self.psi(goal.detach())], dim=1)
-        return hidden, HierarchicalState(worker, LSTMState(h, c), goals, drive, prefix), goal, feature[:, None]
+        return hidden, HierarchicalState(worker, manager, goals, drive, prefix), goal, feature[:, None]
 
     def _read(self, tokens: Tensor, state: HierarchicalState) -> tuple[Tensor, HierarchicalState, Tensor, Tensor]:
         """After each of tokens (B,t): hidden (B,t,k(H+1)), the state after the last, goals and features (B,t,F)."""
         features, prefix = self.leaked.extend(tokens, state.prefix)
-        said, (h, c) = self.manager(features, (state.manager.h, state.manager.c))
+        said, manager = run_lstm(self.manager, features, state.manager)
         goals = F.normalize(self.goal(said), dim=-1)
         known = torch.cat([state.goals, self.psi(goals.detach())], dim=1)  # (B,c+t,k)
         sums = known[:, :-1].unfold(1, self.step, 1).sum(-1)  # (B,t,k) over g_{p-c} .. g_{p-1}, p tokens read
@@ -252,15 +252,15 @@ class HierarchicalGenerator(
         else:
             drive = sums
         hidden, worker = self._work(tokens, drive, state.worker)
-        after = HierarchicalState(worker, LSTMState(h, c), known[:, -self.step :], drive[:, -1], prefix)
+        after = HierarchicalState(worker, manager, known[:, -self.step :], drive[:, -1], prefix)
         return hidden, after, goals, features
 
     def _work(self, tokens: Tensor, drive: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The worker after tokens (B,t), driven by (B,t,k): what its logits are a linear map of, (B,t,k(H+1))."""
-        out, (h, c) = self.worker(self.drop(self.embed(tokens)), (state.h, state.c))
+        out, after = run_lstm(self.worker, self.drop(self.embed(tokens)), state)
         with_bias = F.pad(self.drop(out), (0, 1), value=1.0)
         w = F.normalize(drive, dim=-1)
-        return (w[..., :, None] * with_bias[..., None, :]).flatten(-2), LSTMState(h, c)
+        return (w[..., :, None] * with_bias[..., None, :]).flatten(-2), after
 
     def _first(self, detached: bool) -> Tensor:
         """The initial goal (F,), a unit vector. Its loss is the worker's, or the manager's in the block variant."""

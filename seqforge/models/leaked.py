@@ -75,7 +75,7 @@ class LeakedFeatures(nn.Module):
         model, t = self._compute[0], tokens.shape[1]
         ids = torch.cat([state.recent, tokens], dim=1)  # (B,W-1+t)
         read = state.position[:, None] + torch.arange(1, t + 1, device=tokens.device)  # (B,t) tokens in each prefix
-        ending = self._ending(model, model.embed(ids), t)
+        ending = self._ending(model, model.embed(ids), t, int(read.max()))
         if int(read.min()) < self.widest:  # windows that would begin before the sequence
             ending = ending.masked_fill(self.width_of > read[..., None], 0.0)
         pooled = torch.empty_like(ending)
@@ -86,10 +86,14 @@ class LeakedFeatures(nn.Module):
         recent = ids[:, ids.shape[1] - self.widest + 1 :]
         return features, PrefixState(best, recent, read[:, -1])
 
-    def _ending(self, model: CNNDiscriminator, x: Tensor, t: int) -> Tensor:
-        """Filters (B,t,F) on the windows that end at each of the last t tokens of x (B,W-1+t,E)."""
+    def _ending(self, model: CNNDiscriminator, x: Tensor, t: int, read: int) -> Tensor:
+        """Filters (B,t,F) on the windows that end at each of the last t tokens of x (B,W-1+t,E), of which at most
+        `read` are of a sequence: no wider window has begun in one, and what stands in its place means nothing.
+        """
         found = [
             (windows(x[:, self.widest - w :], w) @ kernel.flatten(0, 1)).unflatten(0, (len(x), t))
+            if w <= read
+            else x.new_zeros(len(x), t, kernel.shape[2])
             for w, kernel in zip(model.widths, model.kernels, strict=True)
         ]
         return F.relu(torch.cat(found, dim=-1) + model.kernel_bias)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from seqforge import ranges
 from seqforge.models.generator import State
 
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of a layer of torch's LSTM
+CELL_ROWS = 128  # up to which a token is faster by the cell
+
 
 @dataclass(frozen=True)
 class LSTMConfig:
@@ -52,6 +55,19 @@ class LSTMState:
     @classmethod
     def cat(cls, states: Sequence[LSTMState]) -> LSTMState:
         return cls(torch.cat([s.h for s in states], 1), torch.cat([s.c for s in states], 1))
+
+
+def run_lstm(lstm: nn.LSTM, x: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+    """`lstm`, which puts the batch first, over x (B,t,E) after `state`: (B,t,H), and the state after the last.
+
+    On a CPU torch's layer arranges its weights anew at every call, which is most of the time of a token of few rows;
+    its cell does not, but is the slower one for many.
+    """
+    if x.shape[1] > 1 or len(x) > CELL_ROWS or lstm.num_layers > 1 or x.device.type != "cpu":
+        out, (h, c) = lstm(x, (state.h, state.c))
+        return out, LSTMState(h, c)
+    h, c = torch.lstm_cell(x[:, 0], (state.h[0], state.c[0]), *(lstm.get_parameter(f"{name}_l0") for name in NAMES))
+    return h[:, None], LSTMState(h[None], c[None])
 
 
 class LSTMGenerator(
@@ -126,15 +142,15 @@ class LSTMGenerator(
             return self.embed.weight.new_empty(len(tokens), 0, self.lstm.hidden_size), state
         x = self.drop(self.embed(tokens))  # (B,t,E)
         if lengths is None:
-            out, (h, c) = self.lstm(x, (state.h, state.c))
+            out, after = run_lstm(self.lstm, x, state)
         else:  # rows of unequal length: the state is the one after each row's own last token
-            out, h, c = self._ragged(x, state, lengths)
-        return self.drop(out), LSTMState(h, c)
+            out, after = self._ragged(x, state, lengths)
+        return self.drop(out), after
 
-    def _ragged(self, x: Tensor, before: LSTMState, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _ragged(self, x: Tensor, before: LSTMState, lengths: Tensor) -> tuple[Tensor, LSTMState]:
         read = lengths.clamp(min=1).cpu()
         packed = nn.utils.rnn.pack_padded_sequence(x, read, batch_first=True, enforce_sorted=False)
         packed_out, (h, c) = self.lstm(packed, (before.h, before.c))
         out, _ = nn.utils.rnn.pad_packed_sequence(packed_out, batch_first=True, total_length=x.shape[1])
         nothing = (lengths < 1)[None, :, None]  # rows that read nothing stay where they were
-        return out, torch.where(nothing, before.h, h), torch.where(nothing, before.c, c)
+        return out, LSTMState(torch.where(nothing, before.h, h), torch.where(nothing, before.c, c))

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from seqforge import ranges
 from seqforge.models.generator import State
-from seqforge.models.lstm import LSTMState
+from seqforge.models.lstm import NAMES, LSTMState, run_lstm
 
-NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # torch's of an LSTM's parameters
 MISSING_STD = 0.3836  # of the rows of words that a file of vectors does not have, as published
 
 
@@ -150,10 +149,12 @@ class SkipLSTMGenerator(
         outs, h, c = [], [], []
         for k, cell in enumerate(self.cells):
             read = x if not outs else torch.cat([x, outs[-1]], dim=-1)
-            out, (h_k, c_k) = cell(read, (state.h[k : k + 1].contiguous(), state.c[k : k + 1].contiguous()))
+            out, after = run_lstm(
+                cell, read, LSTMState(state.h[k : k + 1].contiguous(), state.c[k : k + 1].contiguous())
+            )
             outs.append(out)
-            h.append(h_k)
-            c.append(c_k)
+            h.append(after.h)
+            c.append(after.c)
         return self.out(self.drop(torch.cat(outs, dim=-1))), LSTMState(torch.cat(h), torch.cat(c))
 
     def _ragged(self, tokens: Tensor, state: LSTMState, lengths: Tensor) -> tuple[Tensor, State]:
