@@ -13,7 +13,7 @@ import numpy as np
 from seqforge import options, seeds, sweep
 from seqforge.frontier import AXES
 from seqforge.report.figures import styled, write_png, write_whole
-from seqforge.report.map import Field, map_figure
+from seqforge.report.map import ONE_SEED, Field, map_figure
 from seqforge.sweep import Held, Trial
 from seqforge.tables import COMPARED, out
 
@@ -63,7 +63,7 @@ def sweep_(argv: list[str]) -> int:
             _tell(args.out, plan, sorted(done, key=planned.index))
     _tell(args.out, plan, sorted(done, key=planned.index))
     print((args.out / "sweep.md").read_text(), end="")
-    note = f"± half the 95 % interval over seeds; all figures: {args.out / 'sweep.csv'}"
+    note = f"± half the 95 % interval over seeds, where there are several; all figures: {args.out / 'sweep.csv'}"
     out.print(note, markup=False, soft_wrap=True)
     return 0
 
@@ -92,7 +92,8 @@ def _map(plan: dict[str, Any], held: Sequence[Held]):
             if h.variant == variant and h.judgement is not None:
                 r, c = rows.index(h.cell[0]), columns.index(h.cell[1:])
                 gap[r, c], half[r, c] = h.judgement.gap, (h.judgement.high - h.judgement.low) / 2
-                words[r][c], frontier = h.judgement.word, h.judgement.frontier
+                words[r][c] = h.judgement.word if h.judgement.by == "seeds" else ONE_SEED
+                frontier = h.judgement.frontier
         fields.append(Field(variant, gap, half, words))
     unit = AXES[frontier].unit if frontier else ""
     return map_figure(fields, rows, [" ".join(c) for c in columns], plan["versus"], unit)

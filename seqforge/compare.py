@@ -6,14 +6,14 @@ generator over its temperatures lies against another's (Caccia et al., arXiv 181
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import yaml
 from scipy import stats
 
 from seqforge.frontier import AXES, Axes, gap_at_one, gap_over_range, mean_interval, points_of
-from seqforge.verdict import Judgement, opponent, over_seeds, reason, rival
+from seqforge.verdict import Judgement, collapsed, opponent, over_seeds, reason, rival
 
 
 def read_run(run: Path) -> tuple[dict, dict]:
@@ -66,30 +66,41 @@ def group_of(config: dict, first: dict[str, dict], defaults: Defaults = lambda _
     return f"{name} ({', '.join(apart)})" if apart else name
 
 
-def facts_of(scores: list[dict]) -> set[str]:
-    """The signatures of a generator's scores, but for that of a discriminator, which not every run has trained."""
-    return {s["signature"] for s in scores if s["name"] != "d_accuracy"}
+def difference(mine: list[dict], theirs: list[dict], names: Collection[str] | None = None) -> tuple[str, str] | None:
+    """Of two generators' scores, a signature of each that are of one score but unlike, or the temperatures where those
+    differ; None where what both have was measured alike. A score that only one of them has says nothing of that: some
+    samples are too few or too much alike for it. names: of the scores that count; None: all.
+    """
+    sides = [
+        {(s["name"], s["temperature"]): s for s in side if names is None or s["name"] in names}
+        for side in (mine, theirs)
+    ]
+    for key in sorted(sides[0].keys() & sides[1].keys()):
+        a, b = (side[key]["signature"] for side in sides)
+        if a != b:
+            return a, b
+    a, b = ("temperatures " + ", ".join(f"{t:g}" for t in sorted({t for _, t in side})) for side in sides)
+    return None if a == b else (a, b)
 
 
-def difference(mine: set[str], theirs: set[str]) -> tuple[str, str]:
-    """Of two unlike sets of signatures, one of each that is not in the other: of the same score where there is one."""
-    ours, others = sorted(mine - theirs), sorted(theirs - mine)
-    pairs = [(a, b) for a in ours for b in others if a.partition("|")[0] == b.partition("|")[0]]
-    if pairs:
-        return pairs[0]
-    lacks = "no score of that name"
-    return (ours[0], lacks) if ours else (lacks, others[0])
+def check_alike(of: Path, mine: list[dict], against: Path, theirs: list[dict], names: Collection[str]) -> None:
+    """Raises ValueError where the scores `names` of two generators were not measured alike."""
+    if unlike := difference(mine, theirs, names):
+        raise ValueError(
+            f"{of} and {against} cannot be compared: {unlike[0]} against {unlike[1]}; take runs of the same data, and "
+            f"score them alike by: seqforge evaluate {against}, with --samples, --temperatures, --metrics as of {of}"
+        )
 
 
 def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
     """Per group of runs: each score at temperature 1, and the gaps to MLE as good as the group's own runs have it; the
     gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds,
-    on the most telling frontier that all have.
+    on the most telling frontier that all have. A score that one run of a group lacks is named in `left_out`.
 
     Raises ValueError where two runs' signatures differ: other data, other sample counts, other temperatures.
     """
     groups: dict[str, dict[int, dict]] = {}
-    reference: tuple[Path, set[str]] | None = None
+    reference: tuple[Path, list[dict]] | None = None
     first: dict[str, dict] = {}
     for run in runs:
         config, scores = read_run(run)
@@ -100,13 +111,9 @@ def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
             )
         final = last["scores"]
         if reference is None:
-            reference = (run, facts_of(final))
-        elif facts_of(final) != reference[1]:
-            a, b = difference(reference[1], facts_of(final))
-            raise ValueError(
-                f"{reference[0]} and {run} cannot be compared: {a} against {b}; take runs of the same data, and score "
-                f"them alike by: seqforge evaluate {run}, with --samples, --temperatures, --metrics as of the other"
-            )
+            reference = (run, final)
+        names = {s["name"] for s in (*reference[1], *final)} - {"d_accuracy"}  # each run's own discriminator's
+        check_alike(*reference, run, final, names)
         name = group_of(config, first, defaults)
         group = groups.setdefault(name, {})
         if config["seed"] in group:
@@ -118,13 +125,13 @@ def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
     placed = ranks(finals, AXES[name])
     return {
         "frontier": name,
-        "groups": {n: {**_summary(by_seed, AXES[name]), "rank": placed[n]} for n, by_seed in groups.items()},
+        "groups": {n: {**_summary(by_seed, name), "rank": placed[n]} for n, by_seed in groups.items()},
         "gaps": _gaps(finals, AXES[name]),
     }
 
 
-def _summary(by_seed: dict[int, dict], axes: Axes) -> dict:
-    plain: dict[str, list[float]] = {}
+def _summary(by_seed: dict[int, dict], frontier: str) -> dict:
+    axes, plain = AXES[frontier], {}
     pairs = {}
     for seed, scores in by_seed.items():
         generators = scores["generators"]
@@ -133,36 +140,68 @@ def _summary(by_seed: dict[int, dict], axes: Axes) -> dict:
                 plain.setdefault(s["name"], []).append(s["value"])
         if len(generators) > 1:
             pairs[seed] = (generators[-1]["scores"], rival(generators)["scores"])
+    verdicts = _verdicts({seed: scores for seed, scores in by_seed.items() if seed in pairs})
     return {
         "seeds": sorted(by_seed),
-        "scores": {name: mean_interval(values) for name, values in plain.items()},
+        "scores": {name: mean_interval(values) for name, values in plain.items() if len(values) == len(by_seed)},
+        "left_out": sorted(name for name, values in plain.items() if len(values) < len(by_seed)),
         "to_pretrained": _both_gaps(pairs, axes),
-        "verdicts": _verdicts(by_seed),
+        "verdicts": verdicts,
+        "verdict": _told(next((v for v in verdicts if v["frontier"] == frontier), None), by_seed, pairs),
     }
 
 
 def _verdicts(by_seed: dict[int, dict]) -> list[dict]:
-    """On each frontier the verdict over all seeds that have one, with its reason in words."""
-    first, by_frontier = next(iter(by_seed.values())), {}
-    for scores in by_seed.values():
-        for found in scores.get("judgements", []):
-            by_frontier.setdefault(found["frontier"], []).append(Judgement(**found))
+    """On each frontier, the most telling first, the verdict over all seeds that have one, with its reason in words."""
     out = []
-    for each in by_frontier.values():
-        j = over_seeds(each) if len(each) > 1 else each[0]
-        words = [one.word for one in each]
-        out.append({**j.as_dict(), "each": words, "reason": reason(j, opponent(rival(first["generators"])["name"]))})
+    for frontier in AXES:
+        each = {
+            seed: Judgement(**found)
+            for seed, scores in by_seed.items()
+            for found in scores.get("judgements", [])
+            if found["frontier"] == frontier
+        }
+        if not each:
+            continue
+        j = over_seeds(list(each.values())) if len(each) > 1 else next(iter(each.values()))
+        of = opponent(rival(next(iter(by_seed.values()))["generators"])["name"])
+        found = {**j.as_dict(), "each": [one.word for one in each.values()], "seeds": sorted(each)}
+        out.append({**found, "reason": reason(j, of)})
     return out
 
 
-def _both_gaps(pairs: dict[int, tuple[list[dict], list[dict]]], axes: Axes) -> dict:
-    """Both gaps of each pair of scores, as mean and interval over the seeds that have one, and p of the paired t-test
-    that it is 0; those seeds are named.
+Pairs = dict[int, tuple[list[dict], list[dict]]]  # seed -> scores of the one, and of what it is held to
+
+
+def _told(verdict: dict | None, by_seed: dict[int, dict], pairs: Pairs) -> dict | None:
+    """`verdict`, on the frontier that the runs are compared on, as a word and its reason; no word where only one seed
+    of several has a part in it. None for runs that are held to nothing.
+    """
+    if not pairs:
+        return None
+    if verdict is None:
+        told = {seed: by_seed[seed].get("verdict") for seed in sorted(pairs)}
+        each = [f"Seed {seed}: {sentence}" for seed, sentence in told.items() if sentence]
+        return {"word": "no verdict", "reason": " ".join(["no seed has one on the frontier compared.", *each])}
+    word, why, shared = f"{verdict['word']} MLE", verdict["reason"], verdict["seeds"]
+    if len(shared) == 1 < len(pairs):
+        word, why = "no verdict", f"only seed {shared[0]} of {len(pairs)} shares a range with its MLE: {why}"
+    elif others := ", ".join(str(seed) for seed in sorted(pairs) if seed not in shared):
+        why += f" Seeds without a shared range, not counted: {others}."
+    for seed, pair in sorted(pairs.items()):
+        if fallen := collapsed(*pair, opponent(rival(by_seed[seed]["generators"])["name"])):
+            why += f" Seed {seed}: {fallen}"
+    return {"word": word, "reason": why}
+
+
+def _both_gaps(pairs: Pairs, axes: Axes) -> dict:
+    """Both gaps of each pair of scores, as mean and interval over the seeds that have one at equal diversity, and p of
+    the paired t-test that it is 0; those seeds are named.
     """
     ones = {seed: gap_at_one(*pair, axes) for seed, pair in pairs.items()}
     ranges = {seed: gap_over_range(*pair, axes) for seed, pair in pairs.items()}
     found = {
-        "at_one": {seed: gap.value for seed, gap in ones.items() if gap is not None},
+        "at_one": {seed: gap.value for seed, gap in ones.items() if gap is not None and gap.kind == "equal diversity"},
         "over_range": {seed: value for seed, value in ranges.items() if value is not None},
     }
     return {

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from seqforge import evaluate, training, watch
-from seqforge.compare import read_run
+from seqforge.compare import check_alike, read_run
 from seqforge.frontier import AXES, mean_interval, points_of
 from seqforge.methods.mle import MLETrainConfig
 from seqforge.models.kinds import GeneratorConfig
@@ -106,6 +106,7 @@ def share(run: Path, controls: dict[str, Path]) -> dict:
     found |= {"frontier": name, "gain": gain.as_dict() if gain else None}
     for control, folder in controls.items():
         theirs = _generator(folder, -1)
+        check_alike(run, mine[0], folder, theirs[0], (AXES[name].diversity, AXES[name].quality))
         own = judge(name, theirs[0], base[0], theirs[1], base[1])
         against = judge(name, mine[0], theirs[0], mine[1], theirs[1])
         part = None

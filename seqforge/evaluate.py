@@ -328,7 +328,7 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
         if stopped is not None:  # for the verdict alone
             found = sweep(stopped, corpus, config, draws.setdefault(verdicts.EARLY, {}))
             rows.append({"name": verdicts.EARLY, "checkpoint": folder.name, "scores": [s.as_dict() for s in found]})
-    told, judged = verdict(rows, stage, draws)
+    told, judged = verdict(rows, stage, draws, controls_of(facts))
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
     part = run / f".{verdicts.FILE}.part"
     verdicts.save_draws(part, draws)
@@ -399,18 +399,30 @@ STAGES = {
 }  # what a method does after its pre-training, where it has no adversary
 
 
+def controls_of(facts: dict[str, Any]) -> str | None:
+    """How a run with this configuration gets null controls; None where its reward is no discriminator's."""
+    if facts.get("reward") != "discriminator":
+        return None
+    own = "mle" in facts and not facts.get("from")  # pre-training that the controls can share and be timed by
+    return "seqforge compare --controls RUN" if own else "the same command with --reward constant"
+
+
 def verdict(
-    rows: list[dict], stage: str = "adversarial", draws: dict[str, points.Draws] | None = None
+    rows: list[dict],
+    stage: str = "adversarial",
+    draws: dict[str, points.Draws] | None = None,
+    controls: str | None = None,
 ) -> tuple[str | None, list[dict]]:
     """In a sentence, and what it rests on, a judgement a frontier: the last generator against its rival, of one seed.
-    Nothing where the last is the first: no step has been made since.
+    Nothing where the last is the first: no step has been made since. controls: what makes them, for the sentence.
     """
     if len(rows) < 2 or rows[-1]["step"] == rows[0]["step"]:
         return None, []
     mine, theirs = rows[-1], verdicts.rival(rows)
     held = [(draws or {}).get(r["name"], {}) for r in (mine, theirs)]
     found = verdicts.judgements(mine["scores"], theirs["scores"], *held)
-    told = verdicts.sentence(mine["scores"], theirs["scores"], found, stage, verdicts.opponent(theirs["name"]))
+    of = verdicts.opponent(theirs["name"])
+    told = verdicts.sentence(mine["scores"], theirs["scores"], found, stage, of, controls)
     return told, [j.as_dict() for j in found]
 
 
@@ -422,7 +434,8 @@ def model_card(run: Path, folder: Path) -> str:
     lines += ["", "```yaml", yaml.safe_dump(config, sort_keys=False).strip(), "```", ""]
     scores = run / "scores.json"
     generators = json.loads(scores.read_text())["generators"] if scores.is_file() else []
-    mine = next((g for g in reversed(generators) if g["checkpoint"] == folder.name), None)
+    scored = [g for g in generators if g["name"] != verdicts.EARLY]  # whose weights are not the checkpoint's generator
+    mine = next((g for g in reversed(scored) if g["checkpoint"] == folder.name), None)
     if mine is None:
         return "\n".join([*lines, "Not scored.", ""])
     lines += ["| score | temperature | value | standard error | signature |", "|---|---|---|---|---|"]

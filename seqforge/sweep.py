@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from seqforge import recipes, verdict
-from seqforge.compare import mean_interval, read_run
+from seqforge.compare import check_alike, mean_interval, read_run
 from seqforge.frontier import AXES, heat, points_of
 from seqforge.report.folder import read_scores
 
@@ -140,7 +140,8 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def finished(trial: Trial) -> bool:
-    return (trial.folder / "scores.json").is_file()
+    """Trained to its end and scored there; a run that was scored on the way is not."""
+    return bool(final_scores(trial))
 
 
 def remember(planned: Sequence[Trial], out: Path) -> None:
@@ -258,6 +259,7 @@ def _judged(mine: Trial, theirs: Trial) -> verdict.Judgement | None:
     name = next((n for n, axes in AXES.items() if all(points_of(s, axes) for s in scores)), None)
     if name is None:
         return None
+    check_alike(theirs.folder, scores[1], mine.folder, scores[0], (AXES[name].diversity, AXES[name].quality))
     draws = [verdict.load_draws(t.folder / verdict.FILE, "final") for t in (mine, theirs)]
     return verdict.judge(name, scores[0], scores[1], *draws)
 
@@ -288,12 +290,14 @@ def verdict_table(held: Sequence[Held], versus: str) -> str:
 
 
 def told(h: Held) -> str:
-    """Such as "beats: -0.120 ± 0.030"."""
+    """Such as "beats: -0.120 ± 0.030"; of one seed the error is that of its samples, and said to be."""
     if h.judgement is None:
         return "no range shared"
-    few = "" if h.shared == h.seeds else f" ({h.shared} of {h.seeds} seeds)"
+    few = [] if h.shared == h.seeds else [f"{h.shared} of {h.seeds} seeds"]
+    few += ["sampling error of one seed"] if h.judgement.by != "seeds" else []
     half = (h.judgement.high - h.judgement.low) / 2
-    return f"{h.judgement.word.split()[0]}: {h.judgement.gap:+.3f} ± {half:.3f}{few}"
+    note = f" ({', '.join(few)})" if few else ""
+    return f"{h.judgement.word.split()[0]}: {h.judgement.gap:+.3f} ± {half:.3f}{note}"
 
 
 def write(out: Path, rows: Sequence[dict[str, Any]], text: str, held: Sequence[Held] = ()) -> None:

@@ -118,15 +118,15 @@ def comparison_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]
     title = "At temperature 1, likelihoods in nats per token, mean ± 95 % interval over seeds"
     tables = [(title, ["runs", "seeds", "rank", *names], rows)]
     axes = AXES[found["frontier"]]
-    gaps = [[name, "its MLE", *_gap_cells(g["to_pretrained"], axes.sign)] for name, g in groups.items()]
-    gaps = [cells for cells in gaps if cells[2:4] != ["-", "-"]]  # likelihood itself has none
+    held = {name: g["to_pretrained"] for name, g in groups.items() if g["verdict"]}  # likelihood itself to nothing
+    gaps = [[name, "its MLE", *_gap_cells(found, axes.sign)] for name, found in held.items()]
     gaps += [[gap["of"], gap["against"], *_gap_cells(gap, axes.sign)] for gap in found["gaps"]]
     if any(cells[2] != "-" or cells[3] != "-" for cells in gaps):
         x = DIVERSITY[axes.diversity]
         title = f"{axes.label} at equal {x}, less that of the other (paired by seed; p of the paired t-test)"
         tables.append((title, ["runs", "against", "as it is", "over temperatures", "p", "seeds"], gaps))
     if told := verdicts_of(found):
-        tables.append((VERDICTS, ["runs", "verdict", "why"], [[name, f"{word} MLE", why] for name, word, why in told]))
+        tables.append((VERDICTS, ["runs", "verdict", "why"], [list(cells) for cells in told]))
     return tables
 
 
@@ -134,9 +134,8 @@ VERDICTS = "Each held to its MLE"
 
 
 def verdicts_of(found: dict) -> list[tuple[str, str, str]]:
-    """Name, word and reason of every group that has a verdict, on its most telling frontier."""
-    firsts = [(name, v) for name, g in found["groups"].items() for v in g["verdicts"][:1]]
-    return [(name, v["word"], v["reason"]) for name, v in firsts]
+    """Name, word and reason of every group that is held to an MLE, on the frontier that all are compared on."""
+    return [(name, g["verdict"]["word"], g["verdict"]["reason"]) for name, g in found["groups"].items() if g["verdict"]]
 
 
 def print_comparison(found: dict) -> None:
@@ -159,8 +158,11 @@ def print_comparison(found: dict) -> None:
         f"{better} 0 is better; the other side takes the temperature that gives it the same diversity; seeds without a "
         "shared range not counted; rank 1 is the best frontier; all scores by --format json"
     )
+    for name, g in found["groups"].items():
+        if g["left_out"]:
+            out.print(f"{name}: left out, as not every run has them: {', '.join(g['left_out'])}", markup=False)
     for name, word, why in verdicts_of(found):
-        out.print(f"{name}: {word} MLE: {why}", markup=False)
+        out.print(f"{name}: {word}: {why}", markup=False)
 
 
 def controls_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]]]:
@@ -173,7 +175,8 @@ def controls_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]]]
         if j is None:
             return "no range shared in two seeds" if several else "no shared range"
         low, high = sorted((axes.sign * j["low"], axes.sign * j["high"]))
-        return f"{axes.sign * j['gap']:+.3f} ({low:+.3f} to {high:+.3f})"
+        few = f", {j['units']} seeds" if several and j["units"] < len(found["run"]) else ""
+        return f"{axes.sign * j['gap']:+.3f} ({low:+.3f} to {high:+.3f}{few})"
 
     rows = [["discriminator", shown(found["gain"]), "", ""]]
     for name, c in found["controls"].items():

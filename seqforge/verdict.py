@@ -141,16 +141,25 @@ def reason(j: Judgement, of: str) -> str:
         "seeds": f"{j.units} seeds",
     }[j.by]
     x = DIVERSITY[axes.diversity]
+    span = f"{j.low_x:.3g} to {j.high_x:.3g}"
+    over = f"what both reach in each seed, within {x} {span}" if j.by == "seeds" else f"{x} {span}, which both reach"
     return (
         f"at equal {x} its {axes.label} is {axes.sign * j.gap:+.3f}{unit} (95 % interval {low:+.3f} to {high:+.3f}, "
-        f"{how}) against {of} with a temperature, averaged over {x} {j.low_x:.3g} to {j.high_x:.3g}, which both reach."
+        f"{how}) against {of} with a temperature, averaged over {over}."
     )
 
 
 def sentence(
-    mine: list[dict], theirs: list[dict], found: list[Judgement], stage: str, of: str = "the pre-trained generator"
+    mine: list[dict],
+    theirs: list[dict],
+    found: list[Judgement],
+    stage: str,
+    of: str = "the pre-trained generator",
+    controls: str | None = None,
 ) -> str | None:
-    """The verdict on the most telling frontier of one run. None where there is no frontier to judge by."""
+    """The verdict on the most telling frontier of one run. None where there is no frontier to judge by. controls: what
+    makes the run's null controls, where it has any.
+    """
     names = [name for name in AXES if points_of(mine, AXES[name]) and points_of(theirs, AXES[name])]
     if not names:
         return None
@@ -161,9 +170,8 @@ def sentence(
         told = _beyond(mine, theirs, AXES[names[0]], stage, of)
     else:
         told = f"The {stage} stage {first.word} MLE: {reason(first, of)}"
-        if first.word == "beats" and stage != "cooperative":  # which has no reward
-            how = "--reward constant --from RUN" if of == opponent(COUNTERPART) else "seqforge compare --controls RUN"
-            told += f" Whether that is the reward's doing, the controls tell ({how})."
+        if first.word == "beats" and controls:
+            told += f" Whether that is the reward's doing, the controls tell ({controls})."
     return f"{told}{f' {fallen}' if fallen else ''}{plain}"
 
 
@@ -183,6 +191,12 @@ def _beyond(mine: list[dict], theirs: list[dict], axes: Axes, stage: str, of: st
     """Where the curves share no diversity, or their draws are too few."""
     x = DIVERSITY[axes.diversity]
     gap = gap_at_one(mine, theirs, axes)
+    lowest = [min(y for _, y, *_ in points_of(scores, axes).values()) for scores in (mine, theirs)]
+    if gap is not None and gap.kind == "better on both" and lowest[0] >= lowest[1]:  # than their most diverse alone
+        return (
+            f"No verdict: it is more diverse than any temperature evaluated makes {of}, and better than that is there, "
+            f"but there is no {x} that both reach; evaluate with more temperatures."
+        )
     if gap is not None and gap.kind != "equal diversity" and gap.error and abs(gap.value) > 1.96 * gap.error:
         low, high = sorted(axes.sign * (gap.value + side * 1.96 * gap.error) for side in (-1, 1))
         return (

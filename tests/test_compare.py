@@ -221,7 +221,7 @@ def test_a_run_without_reward_is_called_by_its_method(tmp_path):
     assert compare([run])["gaps"] == []
 
 
-@pytest.mark.parametrize("other", [curve(LINE, n=200), curve(LINE[:2]), [*curve(LINE), score("entropy", 1.0, 5.0)]])
+@pytest.mark.parametrize("other", [curve(LINE, n=200), curve(LINE[:2])])
 def test_runs_measured_otherwise_are_refused_with_both_names(tmp_path, other):
     a, b = make_run(tmp_path / "a", 0, curve(LINE)), make_run(tmp_path / "b", 1, other)
     told = f"{re.escape(str(a))} and {re.escape(str(b))} cannot be compared"
@@ -236,11 +236,84 @@ def test_runs_measured_otherwise_are_refused_with_both_names(tmp_path, other):
 
 def test_the_signatures_named_are_of_one_score():
     """With scores that only one side has, the first of each in the alphabet were named: BLEU against NLL_test."""
-    mine, theirs = {"bleu2|tok:a", "nll_test|n:1"}, {"fed|n:1", "nll_test|n:2"}
-    assert difference(mine, theirs) == ("nll_test|n:1", "nll_test|n:2")
-    assert difference(theirs, mine) == ("nll_test|n:2", "nll_test|n:1")
-    assert difference({"a|1", "b|1"}, {"a|1"}) == ("b|1", "no score of that name")
-    assert difference({"a|1"}, {"a|1", "b|1"}) == ("no score of that name", "b|1")
+    mine, theirs = (
+        [score(name, 1.0, 0.0, n=n) for name in (name, "nll_test")] for name, n in (("bleu2", 1), ("fed", 2))
+    )
+    assert difference(mine, theirs) == ("nll_test|n:1|temp:1.0", "nll_test|n:2|temp:1.0")
+    assert difference(theirs, mine) == ("nll_test|n:2|temp:1.0", "nll_test|n:1|temp:1.0")
+    assert difference(mine, theirs, ["bleu2", "fed"]) is None
+    cooler = [*mine, score("nll_test", 0.8, 0.0, n=1)]
+    assert difference(mine, cooler) == ("temperatures 1", "temperatures 0.8, 1")
+
+
+def test_a_score_that_a_run_could_not_have_is_left_out_and_named(tmp_path, capsys):
+    """A run whose samples were too few for one metric could be compared with no other, however it was evaluated."""
+    full = [*curve(LINE), score("true_nll", 1.0, 5.0)]
+    runs = [make_run(tmp_path / str(k), k, s, curve(LINE)) for k, s in enumerate((full, curve(LINE), full))]
+    (group,) = compare(runs)["groups"].values()
+    assert group["left_out"] == ["true_nll"]
+    assert set(group["scores"]) == {"nll_test", "nll_oracle"}
+    print_comparison(compare(runs))
+    assert "left out, as not every run has them: true_nll" in capsys.readouterr().out
+
+
+def judged(runs, frontiers):
+    """Write to each run the judgements on the frontiers named: (word, gap) by name."""
+    for run, found in zip(runs, frontiers, strict=True):
+        held = json.loads((run / "scores.json").read_text())
+        each = [
+            Judgement(name, word, gap, gap - 0.05, gap + 0.05, 8.0, 10.0, "bootstrap", 400).as_dict()
+            for name, (word, gap) in found.items()
+        ]
+        (run / "scores.json").write_text(json.dumps({**held, "judgements": each}))
+
+
+def test_the_verdict_is_on_the_frontier_compared_whatever_the_first_seed_has(tmp_path):
+    """A first seed without a shared range there gave the word to the next frontier: "beats" where every seed loses."""
+    runs = [make_run(tmp_path / str(k), k, curve(LINE), curve(LINE)) for k in range(3)]
+    losing = {"oracle": ("loses to", 0.3), "bleu": ("beats", -0.1)}
+    judged(runs, ({"bleu": ("beats", -0.1)}, losing, {**losing, "oracle": ("loses to", 0.31)}))
+    (group,) = compare(runs)["groups"].values()
+    assert [v["frontier"] for v in group["verdicts"]] == ["oracle", "bleu"]
+    assert group["verdict"]["word"] == "loses to MLE"
+    assert group["verdict"]["reason"].endswith("Seeds without a shared range, not counted: 0.")
+
+
+def test_one_seed_of_several_gives_no_word_and_a_collapse_is_said(tmp_path):
+    """Two collapsed seeds left the third to speak for them: "beats MLE ... one seed" """
+    rich, poor = (score("entropy", 1.0, value) for value in (5.0, 1.0))
+    before = [*curve(LINE), rich]
+    runs = [make_run(tmp_path / str(k), k, [*curve(LINE), poor if k else rich], before) for k in range(3)]
+    judged(runs, ({"oracle": ("beats", -0.3)}, {}, {}))
+    (group,) = compare(runs)["groups"].values()
+    told = group["verdict"]
+    assert told["word"] == "no verdict"
+    assert told["reason"].startswith("only seed 0 of 3 shares a range")
+    assert [f"Seed {k}: It has collapsed" in told["reason"] for k in range(3)] == [False, True, True]
+    judged(runs, ({}, {}, {}))
+    for run in runs:
+        held = json.loads((run / "scores.json").read_text())
+        (run / "scores.json").write_text(json.dumps({**held, "verdict": "It has collapsed."}))
+    (_, gaps, verdicts) = comparison_tables(compare(runs))
+    assert gaps[2][0][1] == "its MLE"
+    assert verdicts[2][0][1:] == [
+        "no verdict",
+        "no seed has one on the frontier compared. " + " ".join(f"Seed {k}: It has collapsed." for k in range(3)),
+    ]
+
+
+def test_gaps_beyond_the_curve_are_no_gaps_at_equal_diversity(tmp_path):
+    """Distances of a collapsed seed to the end of the other's curve were averaged with gaps at equal NLL_test."""
+    worse = curve([(11.0, 9.0), (12.0, 8.5)])
+    runs = [make_run(tmp_path / str(k), k, s, curve(LINE)) for k, s in enumerate((worse, curve(lowered(0.2))))]
+    gap_at = compare([runs[1]])["groups"]
+    with pytest.raises(ValueError, match="temperatures"):
+        compare([make_run(tmp_path / "t", 5, curve(LINE)), runs[0]])
+    worse = curve([(11.0, 9.0), (12.0, 8.5), (13.0, 8.4)])
+    runs[0] = make_run(tmp_path / "w", 0, worse, curve(LINE))
+    (group,) = compare(runs)["groups"].values()
+    (alone,) = gap_at.values()
+    assert group["to_pretrained"]["at_one"] == alone["to_pretrained"]["at_one"]
 
 
 def three_groups(home):
@@ -317,7 +390,7 @@ def test_tables_as_markdown_and_latex(tmp_path, capsys):
     text = capsys.readouterr().out
     assert r"seqgan, constant reward & 0, 1, 2 & 1.67 & 8.767 $\pm$ 0.143 & 8.000 $\pm$ 0.000 \\" in text
     assert r"nll\_oracle" in text
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 3
     assert main(["compare", *runs, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frontier"] == "oracle"
     assert main(["compare", *runs, "--format", "word"]) == 2
@@ -343,7 +416,7 @@ def test_many_scores_are_lines_of_the_table_on_the_terminal(capsys):
     """A column of two letters says nothing."""
     scores = dict.fromkeys(("right", "perplexity", "copied", "bleu3", "bleu4", "fed"), (0.123, 0.045))
     none = {"gap": None, "p": None, "seeds": []}
-    group = {"seeds": [1, 2], "rank": 1.0, "scores": scores, "verdicts": []}
+    group = {"seeds": [1, 2], "rank": 1.0, "scores": scores, "verdicts": [], "verdict": None, "left_out": []}
     group["to_pretrained"] = {"at_one": none, "over_range": none}
     print_comparison({"groups": {"a": group, "b": group}, "gaps": [], "frontier": next(iter(AXES))})
     printed = capsys.readouterr().out

@@ -46,6 +46,10 @@ def test_the_share_by_hand(tmp_path):
     assert found["controls"]["random"]["run_against_it"]["gap"] == pytest.approx(-0.3, abs=1e-6)
     worse = scored_run(tmp_path / "worse", [("pre-trained", LINE, still), ("final", lowered(-0.1), moves)])
     assert controls.share(worse, {"random": less})["controls"]["random"]["share_of_d"] is None
+    held = (less / "scores.json").read_text()
+    (less / "scores.json").write_text(held.replace("|n:100|", "|n:200|"))
+    with pytest.raises(ValueError, match=r"n:100.* against .*n:200.*score them alike by"):
+        controls.share(run, {"random": less})
 
 
 def test_every_control_is_trained_once_from_the_same_pre_training(tmp_path, capsys):

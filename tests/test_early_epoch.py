@@ -56,6 +56,15 @@ def test_the_verdict_is_held_to_the_best_epoch(run):
     assert group["to_pretrained"]["over_range"]["gap"][0] == pytest.approx(wanted.gap)
 
 
+def test_the_model_card_of_the_pre_trained_is_not_that_of_the_best_epoch(run, tmp_path):
+    """The weights exported were the last epoch's, and the scores those of MLE stopped early."""
+    assert main(["export", str(run), "--checkpoint", "pre-trained", "--out", str(tmp_path / "hub")]) == 0
+    before, early, _ = (at_one(g)["nll_test"] for g in scores(run)["generators"])
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert f"| nll_test | 1 | {before:.4f}" in card
+    assert f"{early:.4f}" not in card
+
+
 def test_it_is_the_epoch_of_the_lowest_validation_nll(run):
     """Of every epoch, not only of those that were looked at (monitor.every 2), on the whole validation set."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

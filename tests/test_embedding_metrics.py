@@ -461,7 +461,7 @@ def test_embsim_says_what_it_is_and_takes_the_frequent_tenth():
     assert (len(rows), known > len(rows)) == (3, True)
     assert score.value == pytest.approx(embsim_of_tables(*tables, rows), rel=1e-12)
     settings_told = "skipgram,dims=32+batch=64+negatives=64+passes=2+rate=1.0"
-    head = f"embsim|tok:word|n:120|refs:120|embed:{settings_told}|rows:3|seed:4|v:"
+    head = f"embsim|tok:word|n:120|refs:120|embed:{settings_told}|rows:tenth|seed:4|v:"
     assert score.signature.startswith(head)
     cosines = words.row_cosines(*tables, rows)
     assert score.stderr == pytest.approx(cosines.std() / sqrt(3) / cosines.mean() / log(10), rel=0.1)

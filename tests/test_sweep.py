@@ -216,6 +216,30 @@ def test_told_without_a_shared_range_or_of_some_seeds():
     judged = Judgement("oracle", "beats", -0.12, -0.15, -0.09, 1.0, 2.0, "seeds", 2)
     assert sweep.told(sweep.Held(("a",), "x", judged, 2, 3)) == "beats: -0.120 ± 0.030 (2 of 3 seeds)"
     assert sweep.told(sweep.Held(("a",), "x", None, 0, 3)) == "no range shared"
+    alone = Judgement("oracle", "beats", -0.12, -0.15, -0.09, 1.0, 2.0, "bootstrap", 400)
+    told = "beats: -0.120 ± 0.030 (1 of 3 seeds, sampling error of one seed)"
+    assert sweep.told(sweep.Held(("a",), "x", alone, 1, 3)) == told
+
+
+def test_a_run_scored_on_its_way_has_not_finished(tmp_path):
+    """`seqforge evaluate` of a run that was cut off made it finished, and it was never resumed."""
+    trial = sweep.Trial("a", 1, tmp_path, [])
+    for name in ("newest", "final"):
+        generator = {"name": name, "scores": [{"name": "nll_test"}]}
+        (tmp_path / "scores.json").write_text(json.dumps({"generators": [generator]}))
+        assert sweep.finished(trial) == (name == "final")
+
+
+def test_variants_measured_otherwise_are_not_held_to_each_other(grid):
+    """One was scored on other samples than the other, and got a verdict all the same."""
+    plan = sweep.read(str(grid / "grid.yaml"))
+    done = [t for t in sweep.trials(plan, grid / "out", [1], [], []) if t.variant != "broken"]
+    path = done[0].folder / "scores.json"
+    before = path.read_text()
+    path.write_text(before.replace("|n:", "|n:9"))
+    with pytest.raises(ValueError, match=r"cannot be compared: .* against .*; take runs of the same data"):
+        sweep.verdicts(done, plan["versus"])
+    path.write_text(before)
 
 
 def test_a_variant_that_starts_from_another_run_is_another_variant(tmp_path):

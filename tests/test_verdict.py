@@ -161,6 +161,49 @@ def test_a_collapse_is_named_whatever_the_area_says(word):
     assert "collapsed" not in str(verdict.sentence(scores(0.51), scores(1.0), found, "adversarial"))
 
 
+def test_better_than_the_most_diverse_end_alone_is_no_verdict():
+    """One more diverse than any temperature makes the other, and better than that is there, was "better on both counts
+    at any temperature", while a cooler other was better still.
+    """
+
+    def scores(points):
+        each = [
+            (name, 1 - k / 10, p[i]) for k, p in enumerate(points) for i, name in enumerate(("nll_test", "nll_oracle"))
+        ]
+        return [{"name": n, "temperature": t, "value": v, "stderr": 0.01} for n, t, v in each]
+
+    theirs = scores([(5.0, 6.0), (6.0, 4.5), (7.0, 3.5)])
+    told = verdict.sentence(scores([(4.05, 5.5), (4.9, 4.9)]), theirs, [], "adversarial")
+    assert str(told).startswith("No verdict: it is more diverse than any temperature evaluated makes")
+    told = verdict.sentence(scores([(4.05, 5.5), (4.9, 3.4)]), theirs, [], "adversarial")
+    assert str(told).startswith("The adversarial stage beats MLE: it is better on both counts")
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"reward": "discriminator", "mle": {}}, "seqforge compare --controls RUN"),
+        ({"reward": "discriminator", "mle": {}, "from": "runs/a"}, "the same command with --reward constant"),
+        ({"reward": "discriminator"}, "the same command with --reward constant"),
+        ({"reward": "constant", "mle": {}}, None),
+        ({"mle": {}}, None),
+    ],
+)
+def test_controls_are_named_where_there_are_any(facts, told):
+    """PG-BLEU, whose reward no discriminator gives, was sent to controls that refuse it."""
+    assert evaluate.controls_of(facts) == told
+
+
+def test_the_score_of_a_trigram_model_names_what_it_was_fitted_on():
+    """Models of 30 and of 3,000 sequences had one signature, and their scores were compared."""
+    world = corpus(0, test=60, train=60)
+    signs = [
+        [s.signature for s in lm3_scores(world.test, world.test, TrigramModel(real, 7), {}, 1.0)]
+        for real in (world.train, world.train[slice(30)])
+    ]
+    assert [a == b for a, b in zip(*signs, strict=True)] == [False, True]
+
+
 def test_without_draws_there_is_no_verdict():
     """A number without its interval is none."""
     scores, _ = row(counterpart(), corpus(0, test=100), 1, 100)

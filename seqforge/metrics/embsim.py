@@ -168,7 +168,7 @@ def embsim(
     value = log10_above_zero(float(cosines.mean()))
     stderr, low, high = of_mean(cosines, seed)
     told = "+".join(f"{k}={v}" for k, v in vars(settings).items())
-    facts = {**facts, "n": n, "refs": n, "embed": f"skipgram,{told}", "rows": len(cosines), "seed": seed}
+    facts = {**facts, "n": n, "refs": n, "embed": f"skipgram,{told}", "rows": "tenth", "seed": seed}
     spread = None if len(cosines) < 2 else stderr / (float(cosines.mean()) * log(10))
     interval = log10_above_zero(low), log10_above_zero(high)
     return [Score("embsim", value, spread, "log10 cosine", temperature, signature("embsim", **facts), interval)]

@@ -5,6 +5,8 @@ As metrics/lm.py, with a model that is fitted in a blink and has no seed: interp
 reaches further than three tokens. In nats per token, end tokens counted.
 """
 
+from functools import cached_property
+
 import numpy as np
 
 from seqforge.data.corpus import Split
@@ -18,7 +20,7 @@ class TrigramModel:
     """Fitted on sequences. A token's context is the two before it, a start symbol where there are none."""
 
     def __init__(self, real: Split, vocab_size: int):
-        self.vocab_size = vocab_size
+        self.real, self.vocab_size = real, vocab_size
         if vocab_size > 2_000_000:
             raise ValueError(f"lm3 takes at most 2,000,000 tokens, but the vocabulary has {vocab_size}; leave it out")
         grams, weight = np.unique(self._keys(trigrams(real, vocab_size)), return_counts=True)
@@ -30,6 +32,11 @@ class TrigramModel:
             totals = np.add.reduceat(weight, first)
             self.levels.append((grams, weight, contexts, totals, np.array(ends) - first))
             grams, weight = np.unique(grams % base ** (order - 1), return_counts=True)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the sequences that it was fitted on."""
+        return self.real.digest()
 
     def _keys(self, grams: np.ndarray) -> np.ndarray:
         """Token n-grams (M,n) as numbers, in the order of their tokens."""
@@ -81,6 +88,7 @@ def lm3_scores(
         total, tokens = judge.sums(judged)
         value = total.sum() / tokens.sum()
         own = {"n": len(samples), "lm": "kn3", "test": test.digest()}
+        own |= {"fitset": model.digest} if name == "lm3" else {}  # the other is fitted on the samples
         text = signature(name.replace("_", "-"), **{**facts, **own})
         found.append(Score(name, float(value), _ratio_error(total, tokens), UNIT, temperature, text))
     return found

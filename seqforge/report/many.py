@@ -16,6 +16,7 @@ from seqforge.report.folder import Folder, read_folder
 from seqforge.report.frontier import PICTURED, Line, frontier_lines, frontier_pictures
 from seqforge.report.page import environment, sections_of
 from seqforge.report.tables import Table, config_table, minus
+from seqforge.tables import verdicts_of
 
 SHOWN = ("nll_oracle", "nll_test", "nll_valid", "reward_mean", "d_accuracy_valid", "entropy", "gradient_norm")
 
@@ -34,10 +35,9 @@ def many_view(folders: list[Folder], defaults: Defaults) -> dict[str, Any]:
     found, refused = compared(folders, defaults)
     groups = found["groups"]
     together = frontier_pictures(lines_of([f for f in folders if f.scores], defaults)) if groups else []
-    judged = {name: g["verdicts"][0] for name, g in groups.items() if g["verdicts"]}
     return {
         "title": f"{len(folders)} runs: {', '.join(f.name for f in folders)}",
-        "verdicts": [f"{name}: {v['word']} MLE: {v['reason']}" for name, v in judged.items()],
+        "verdicts": [f"{name}: {word}: {why}" for name, word, why in verdicts_of(found)],
         "refused": refused,
         "frontiers": together,
         "scores": score_table(groups) if groups else None,
@@ -113,7 +113,8 @@ def score_table(groups: dict[str, dict]) -> Table:
 def gap_table(found: dict[str, Any]) -> Table:
     """A row a pair of groups: quality at equal diversity of the one less that of the other, paired by seed."""
     axes = AXES[found["frontier"]]
-    pairs = [(name, "its MLE", g["to_pretrained"]["over_range"]) for name, g in found["groups"].items()]
+    held = {name: g["to_pretrained"] for name, g in found["groups"].items() if g["verdict"]}
+    pairs = [(name, "its MLE", gaps["over_range"]) for name, gaps in held.items()]
     pairs += [(gap["of"], gap["against"], gap["over_range"]) for gap in found["gaps"]]
     rows = []
     for of, against, gap in pairs:

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-MARKS = {"beats": "✓", "ties with": "=", "loses to": "✗"}
+ONE_SEED = "one seed"  # in place of a verdict: its interval is the sampling error alone
+MARKS = {"beats": "✓", "ties with": "=", "loses to": "✗", ONE_SEED: "one seed\n"}
 
 
 class Field(NamedTuple):
@@ -46,5 +47,5 @@ def map_figure(fields: Sequence[Field], rows: Sequence[str], columns: Sequence[s
     if image is not None:
         figure.colorbar(image, ax=list(axes), label=unit, shrink=0.9)
     told = f"gap to {versus} at equal diversity, ± half its 95 % interval; below 0 is better"
-    figure.suptitle(f"{told}\n✓ beats, = ties with, ✗ loses to {versus}", fontsize=8)
+    figure.suptitle(f"{told} (of one seed: sampling error)\n✓ beats, = ties with, ✗ loses to {versus}", fontsize=8)
     return figure
