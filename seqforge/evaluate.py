@@ -403,8 +403,9 @@ def controls_of(facts: dict[str, Any]) -> str | None:
     """How a run with this configuration gets null controls; None where its reward is no discriminator's."""
     if facts.get("reward") != "discriminator":
         return None
-    own = "mle" in facts and not facts.get("from")  # pre-training that the controls can share and be timed by
-    return "seqforge compare --controls RUN" if own else "the same command with --reward constant"
+    if "mle" not in facts:  # no pre-training that they could share or be timed by, but MLE's counterpart
+        return "--reward constant --from RUN"
+    return "the same command with --reward constant" if facts.get("from") else "seqforge compare --controls RUN"
 
 
 def verdict(

@@ -144,3 +144,21 @@ def test_a_method_with_a_likelihood_of_its_own_says_what_that_lacks(tmp_path, ca
     argv = ["train", "leakgan", "--recipe", "leakgan-tiny", "--mle.average", ".9", "--out", str(tmp_path / "run")]
     assert main(argv) == 2
     assert "mle.average is 0.9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe", "option", "phase"),
+    [
+        ("seqgan", "seqgan-oracle-tiny", "mle.average", "mle"),
+        ("cot", "cot-tiny", "average", "cooperative"),
+        ("distillation", "distillation-tiny", "average", "distillation"),
+    ],
+)
+def test_what_checkpoints_hold_is_what_is_validated(method, recipe, option, phase, tmp_path):
+    """The average was validated and the learner saved until the end: best.json chose among others than were measured."""
+    argv = ["train", method, "--recipe", recipe, f"--{option}", ".9", "--monitor.every", "1"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    both = [[r["nll_valid"] for r in records if (r["phase"], r["kind"]) == (phase, k)] for k in ("train", "health")]
+    assert len(both[0]) > 1
+    assert both[1][: len(both[0])] == pytest.approx(both[0], abs=1e-5)

@@ -184,7 +184,7 @@ def test_better_than_the_most_diverse_end_alone_is_no_verdict():
     [
         ({"reward": "discriminator", "mle": {}}, "seqforge compare --controls RUN"),
         ({"reward": "discriminator", "mle": {}, "from": "runs/a"}, "the same command with --reward constant"),
-        ({"reward": "discriminator"}, "the same command with --reward constant"),
+        ({"reward": "discriminator"}, "--reward constant --from RUN"),
         ({"reward": "constant", "mle": {}}, None),
         ({"mle": {}}, None),
     ],

@@ -126,7 +126,9 @@ class CoTConfig:
 
 
 def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
-    """Mediator and generator in turn; the run keeps both, and "average" where there is one."""
+    """Mediator and generator in turn; the run keeps both. With an average of the weights "generator" is the average,
+    and "learner" the generator whose steps it follows.
+    """
     seeds = [derive_seed(run.seed, name) for name in ("generator", "mediator")]
     sizes = (corpus.vocab_size, corpus.eos_id, corpus.start_id)
     generator = kinds.make(config.generator, *sizes, seeds[0]).to(run.device)
@@ -139,8 +141,8 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
             mle.measure(generator, corpus, config.monitor, run, "mle")
             run.checkpoint(tag="pre-trained")
     mediator = run.keep("mediator", kinds.make(config.mediator, *sizes, seeds[1]).to(run.device))
-    shown = run.keep("average", copy.deepcopy(generator).to(run.device)) if config.average else generator
-    optimizer = run.keep("generator.optimizer", torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True))
+    learner = run.keep("learner", copy.deepcopy(generator).to(run.device)) if config.average else generator
+    optimizer = run.keep("generator.optimizer", torch.optim.Adam(mle.trainable(learner), lr=config.lr, fused=True))
     m_optimizer = run.keep(
         "mediator.optimizer",
         torch.optim.AdamW(mle.trainable(mediator), lr=config.m_lr, weight_decay=config.m_weight_decay, fused=True),
@@ -149,11 +151,12 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
 
     def drawn() -> Samples:
         noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
-        return sample(generator.eval(), noise)
+        return sample(learner.eval(), noise)
 
     def teach_mediator() -> Tensor:
         real = train[torch.randint(len(train), (config.batch,), generator=run.rng("real")).to(run.device)]
         fake = drawn() if config.mediator_reads == "mixture" else None
+        run.tokens += int(real.lengths.sum()) + (int(fake.lengths.sum()) if fake is not None else 0)
         loss = mediator_loss(mediator.train(), real, fake, run.precision)
         mle.update(mediator, m_optimizer, loss, config.clip)
         mediator.eval()
@@ -174,7 +177,7 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         m_optimizer.param_groups[0]["lr"] = config.m_lr
     run.drop("mediator.best")
     if config.mle.epochs and not run.done.get("cooperative") and run.once("start.considered"):
-        best.update(mle.validation_nll(shown.eval(), corpus.valid), shown)
+        best.update(mle.validation_nll(generator.eval(), corpus.valid), generator)
     mediator.eval()  # one that stands still is never told again, and a resumed one never was
     for round_ in run.loop("cooperative", config.rounds):
         sums = torch.zeros(3, device=run.device)
@@ -183,17 +186,16 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
                 sums[0] += teach_mediator() / config.m_steps
             for k in range(config.g_steps):
                 fake = drawn()
-                loss, kl = generator_loss(generator.train(), mediator, fake, config)
-                mle.update(generator, optimizer, loss, config.clip)
+                loss, kl = generator_loss(learner.train(), mediator, fake, config)
+                mle.update(learner, optimizer, loss, config.clip)
                 tokens = fake.lengths.sum()
                 run.tokens += int(tokens)
                 sums[1:] += torch.stack([kl.sum(), -fake.logp.sum()]) / tokens / config.g_steps
                 if config.average:
-                    mle.follow(shown, generator, config.average, turn * config.g_steps + k)
-        generator.eval()
-        run.check("cooperative", "generator", generator)
-        nll_valid = mle.validation_nll(shown.eval(), corpus.valid)
-        best.update(nll_valid, shown)
+                    mle.follow(generator, learner, config.average, turn * config.g_steps + k)
+        run.check("cooperative", "generator", learner)
+        nll_valid = mle.validation_nll(generator.eval(), corpus.valid)
+        best.update(nll_valid, generator)
         if best.age:
             slow(optimizer, config.lr_decay)
             slow(m_optimizer, config.lr_decay)
@@ -202,12 +204,11 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         figures["learner_entropy" if config.average else "entropy"] = entropy  # of what is drawn, not of the average
         run.log("cooperative", "train", round=round_, **figures, **({"mediator_nll": m_nll} if config.m_steps else {}))
         if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
-            mle.measure(shown, corpus, config.monitor, run, "cooperative", generator)
+            mle.measure(generator, corpus, config.monitor, run, "cooperative")
         if config.patience and best.age >= config.patience:
             run.finish("cooperative")
-    if run.once("chosen"):
-        weights = best.weights if config.patience else {}
-        generator.load_state_dict(weights or shown.state_dict())
+    if run.once("chosen") and config.patience and best.weights:
+        generator.load_state_dict(best.weights)
     if run.once("measured"):
         mle.measure(generator.eval(), corpus, config.monitor, run, "cooperative")
     run.checkpoint(tag="final")

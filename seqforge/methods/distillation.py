@@ -98,7 +98,9 @@ class DistillationConfig:
 
 
 def train(config: DistillationConfig, corpus: Corpus, run: Run) -> AnyGenerator:
-    """Teachers by likelihood, then the student; the run keeps them as "generator" and "teacher-1", "teacher-2", ..."""
+    """Teachers by likelihood, then the student; the run keeps them as "generator" and "teacher-1", "teacher-2", ...
+    With an average of the weights "generator" is the average, and "learner" the student whose steps it follows.
+    """
     if run.first_step:
         raise ValueError("--from: teachers and student start from the beginning; leave --from out")
     sizes = (corpus.vocab_size, corpus.eos_id, corpus.start_id)
@@ -108,10 +110,10 @@ def train(config: DistillationConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     teacher = Ensemble(teachers) if len(teachers) > 1 else teachers[0]
     if run.once("taught"):
         mle.measure(teacher, corpus, config.monitor, run, "teachers")
-    shown = run.keep("average", copy.deepcopy(student).to(run.device)) if config.average else student
+    learner = run.keep("learner", copy.deepcopy(student).to(run.device)) if config.average else student
     optimizer = run.keep(
         "generator.optimizer",
-        torch.optim.AdamW(mle.trainable(student), lr=config.lr, weight_decay=config.weight_decay, fused=True),
+        torch.optim.AdamW(mle.trainable(learner), lr=config.lr, weight_decay=config.weight_decay, fused=True),
     )
     best = run.keep("best", mle.Best())
 
@@ -119,26 +121,25 @@ def train(config: DistillationConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         total, tokens = torch.zeros((), device=run.device), 0
         for step in range(round_ * config.steps, (round_ + 1) * config.steps):
             read = lesson(teacher, config, corpus, run)
-            loss, kl = distillation_loss(student.train(), teachers, read)
-            mle.update(student, optimizer, loss, config.clip)
+            loss, kl = distillation_loss(learner.train(), teachers, read)
+            mle.update(learner, optimizer, loss, config.clip)
             total += kl.sum()
             tokens += int(read.lengths.sum())
             if config.average:
-                mle.follow(shown, student, config.average, step)
+                mle.follow(student, learner, config.average, step)
         run.tokens += tokens
-        student.eval()
-        run.check("distillation", "generator", student)
-        nll_valid = mle.validation_nll(shown.eval(), corpus.valid)
-        best.update(nll_valid, shown)
+        run.check("distillation", "generator", learner)
+        nll_valid = mle.validation_nll(student.eval(), corpus.valid)
+        best.update(nll_valid, student)
         if config.lr_decay < 1 and best.age:
             optimizer.param_groups[0]["lr"] *= config.lr_decay
         run.log("distillation", "train", round=round_, nll_valid=nll_valid, divergence=float(total / tokens))
         if config.monitor.every and (round_ + 1) % config.monitor.every == 0:
-            mle.measure(shown, corpus, config.monitor, run, "distillation", student)
+            mle.measure(student, corpus, config.monitor, run, "distillation")
         if config.patience and best.age >= config.patience:
             run.finish("distillation")
-    if run.once("chosen"):
-        student.load_state_dict(best.weights if config.patience and best.weights else shown.state_dict())
+    if run.once("chosen") and config.patience and best.weights:
+        student.load_state_dict(best.weights)
     if run.once("measured"):
         mle.measure(student.eval(), corpus, config.monitor, run, "distillation")
     run.checkpoint(tag="final")

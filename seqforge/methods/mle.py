@@ -143,44 +143,44 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 def pretrain(
     generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, corpus: Corpus, run: Run, phase: str = "mle"
 ) -> None:
-    """Train `generator` in place by likelihood on the training set; the best epoch's weights where it stops early, of
-    the average where there is one. phase: what the log calls it; each generator of a run needs its own.
+    """Train `generator` in place by likelihood on the training set; the best epoch's weights where it stops early. With
+    an average of the weights it is the average, and a learner the one whose steps it follows. phase: what the log calls
+    it; each generator of a run needs its own.
     """
     assert isinstance(generator, Generator)
+    learner = run.keep(f"{phase}.learner", copy.deepcopy(generator).to(run.device)) if config.average else generator
+    assert isinstance(learner, Generator)
     optimizer = run.keep(
         f"{phase}.optimizer",
-        torch.optim.AdamW(trainable(generator), lr=config.lr, weight_decay=config.weight_decay, fused=True),
+        torch.optim.AdamW(trainable(learner), lr=config.lr, weight_decay=config.weight_decay, fused=True),
     )
     best, rng = run.keep(f"{phase}.best", Best()), run.rng(f"{phase}.order")
-    shown = run.keep(f"{phase}.average", copy.deepcopy(generator).to(run.device)) if config.average else generator
-    assert isinstance(shown, Generator)
     train, step = corpus.train, run.done.get(phase, 0) * -(-len(corpus.train) // config.batch)
 
     for epoch in run.loop(phase, config.epochs):
-        generator.train()
+        learner.train()
         order = torch.randperm(len(train), generator=rng) if config.shuffle else torch.arange(len(train))
         total = torch.zeros((), device=run.device)
         for rows in order.to(run.device).split(config.batch):
-            loss, logp = likelihood_loss(generator, train[rows], config.label_smoothing, run.precision)
-            update(generator, optimizer, loss, config.clip)
+            loss, logp = likelihood_loss(learner, train[rows], config.label_smoothing, run.precision)
+            update(learner, optimizer, loss, config.clip)
             total -= logp.sum()
             if config.average:
-                follow(shown, generator, config.average, step)
+                follow(generator, learner, config.average, step)
                 step += 1
         run.tokens += int(train.lengths.sum())
-        generator.eval()
-        nll_valid = validation_nll(shown.eval(), corpus.valid)
-        best.update(nll_valid, shown)
+        nll_valid = validation_nll(generator.eval(), corpus.valid)
+        best.update(nll_valid, generator)
         if config.lr_decay < 1 and best.age:
             optimizer.param_groups[0]["lr"] *= config.lr_decay
         run.log(phase, "train", epoch=epoch, nll_train=float(total / train.lengths.sum()), nll_valid=nll_valid)
         if monitor.every and epoch % monitor.every == 0:
-            measure(shown, corpus, monitor, run, phase, generator)
+            measure(generator, corpus, monitor, run, phase)
         if config.patience and best.age >= config.patience:
             run.finish(phase)
-    if run.once(f"{phase}.chosen"):
-        generator.load_state_dict(best.weights if config.patience and best.weights else shown.state_dict())
-    run.drop(f"{phase}.average")
+    if run.once(f"{phase}.chosen") and config.patience and best.weights:
+        generator.load_state_dict(best.weights)
+    run.drop(f"{phase}.learner")
     generator.eval()
 
 
@@ -274,16 +274,9 @@ def validation_nll(generator: Generator, valid: Split) -> float:
     ]
 
 
-def measure(
-    generator: Generator,
-    corpus: Corpus,
-    monitor: MonitorConfig,
-    run: Run,
-    phase: str,
-    saved: Generator | None = None,
-) -> None:
+def measure(generator: Generator, corpus: Corpus, monitor: MonitorConfig, run: Run, phase: str) -> None:
     """Log NLL_oracle, NLL_test and entropy at temperature 1, and what its health is read from; write samples. The same
-    noise every time. saved: what checkpoints hold, where that is another: NLL_valid chooses among those.
+    noise every time.
     """
     scores, drawn = nll.all_nll(generator, corpus, monitor.samples, derive_seed(run.seed, "monitor"))
     run.log(phase, "evaluation", scores={s.name: s.as_dict() for s in scores})
@@ -296,7 +289,7 @@ def measure(
             figures["nll_uniform"] = math.log(corpus.vocab_size)
         held = corpus.valid[health.some(len(corpus.valid), health.HELD_OUT).to(run.device)]
         entropy = next(s.value for s in scores if s.name == "entropy")
-        run.log(phase, "health", nll_valid=validation_nll(saved or generator, held), entropy=entropy, **figures)
+        run.log(phase, "health", nll_valid=validation_nll(generator, held), entropy=entropy, **figures)
 
 
 def train(config: MLETrainConfig, corpus: Corpus, run: Run) -> AnyGenerator:

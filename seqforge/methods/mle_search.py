@@ -164,7 +164,7 @@ def train(config: MLESearchConfig, corpus: Corpus, run: Run) -> LSTMGenerator:
         trials.done.append(found)
         if trials.sound and trials.done[trials.best] is found:
             generator = run.keep("generator", candidate)
-        run.drop(phase.replace(" ", "-"), f"{phase}.optimizer", f"{phase}.best", f"{phase}.average")
+        run.drop(phase.replace(" ", "-"), f"{phase}.optimizer", f"{phase}.best", f"{phase}.learner")
         run.log("search", "trial", **row(found), best=trials.best + 1 if trials.sound else None)
         write_tables(config, trials, run.folder)
     if generator is None:

@@ -148,6 +148,7 @@ class SkipLSTMGenerator(
         x = self.drop(self.into(F.embedding(tokens, self.head.weight)))  # (B,t,H)
         outs, h, c = [], [], []
         for k, cell in enumerate(self.cells):
+            assert isinstance(cell, nn.LSTM)
             read = x if not outs else torch.cat([x, outs[-1]], dim=-1)
             out, after = run_lstm(
                 cell, read, LSTMState(state.h[k : k + 1].contiguous(), state.c[k : k + 1].contiguous())
