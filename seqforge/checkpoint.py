@@ -117,6 +117,18 @@ def manifest(folder: Path) -> dict:
         raise ValueError(f"{folder}: damaged checkpoint, its manifest.json cannot be read ({e})") from e
 
 
+def weights_of(folder: Path) -> str | None:
+    """A digest of the weights in a checkpoint; None where its manifest cannot be read. The end of a run may put others
+    in the place of those of its last step.
+    """
+    try:
+        listed = manifest(folder)["sha256"]
+    except ValueError:
+        return None
+    weights = sorted(item for item in listed.items() if item[0].endswith(".safetensors"))
+    return hashlib.sha256(json.dumps(weights).encode()).hexdigest()[:16]
+
+
 def tags_of(folder: Path) -> set[str]:
     """What marks a checkpoint ("pre-trained", "final"); a passing one, a damaged one and none at all have no mark."""
     try:
@@ -194,15 +206,14 @@ def prune(checkpoints: Path, keep: int, milestones: int = 0) -> None:
     untagged = [p for p, t in tags.items() if not t]
     passing = [p for p, t in tags.items() if t == {MILESTONE}] if milestones else []
     evaluations = checkpoints.parent / "evaluations"
-    best = {best_of(checkpoints.parent), best_of(evaluations)}
     for folder in (untagged[:-keep] if keep else untagged) + passing[: -milestones or None]:
         nothing = not (folder / "generator").is_dir()  # to score
         scored = nothing or (evaluations / f"{folder.name}.json").is_file()
         waits = folder in passing and evaluations.is_dir() and not scored
-        if folder.name in best or waits:
+        if waits:
             continue
-        with claimed(folder) as ours:
-            if ours:
+        with claimed(folder) as ours:  # who scores it names the best before letting go
+            if ours and folder.name not in (best_of(checkpoints.parent), best_of(evaluations)):
                 gone = folder.with_name(f".{folder.name}.part")  # half-removed it must not look like a checkpoint
                 folder.rename(gone)
                 shutil.rmtree(gone)

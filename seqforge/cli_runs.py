@@ -34,7 +34,7 @@ from seqforge.tables import (
     print_controls,
     print_scores,
 )
-from seqforge.training import check_data, default_options, write_report
+from seqforge.training import default_options, write_report
 
 
 def generate_(argv: list[str]) -> int:
@@ -193,7 +193,7 @@ def evaluate_(argv: list[str]) -> int:
     evaluate.find_checkpoint(args.run)  # says at once where there is nothing to score
     stored = settle(dataclasses.replace(stored, threads=args.threads))  # not the training's
     corpus = corpora.load(stored.data)
-    check_data(args.run, corpus)
+    corpora.check(args.run, corpus)
     result = evaluate.evaluate(args.run, corpus.to(stored.device), config)
     if (args.run / "report.html").is_file():
         write_report(args.run)

@@ -1,6 +1,8 @@
 """From `--data` to a corpus: an oracle's world, the grammar that ships, or a person's own files."""
 
 import dataclasses
+import hashlib
+import json
 import warnings
 from pathlib import Path
 from typing import get_args
@@ -82,7 +84,7 @@ def settings(config: DataConfig, documents: dict[str, Document], corpus: Corpus)
 
 def find_files(config: DataConfig) -> dict[str, str]:
     """train, and valid and test where there are files of them."""
-    path = _path(config)
+    path = path_of(config)
     if path.is_dir():
         files = {k: str(v) for k, v in folder_files(path).items() if k != "glove"}
     elif config.source.startswith("hf:") or path.exists():
@@ -95,7 +97,7 @@ def find_files(config: DataConfig) -> dict[str, str]:
     return {**files, **given}
 
 
-def _path(config: DataConfig) -> Path:
+def path_of(config: DataConfig) -> Path:
     """The source as a path; a published corpus's is that of its copy in the cache."""
     path = Path(config.source)
     if config.source in CORPORA and not path.exists():
@@ -159,7 +161,7 @@ def is_music(config: DataConfig) -> bool:
     """A MIDI file, or a folder of them without a train file of text."""
     if config.source in WORLDS or config.format not in ("auto", "midi"):
         return config.format == "midi"
-    path = _path(config)
+    path = path_of(config)
     if config.format == "midi" or not path.is_dir():
         return config.format == "midi" or (path.suffix.lower() in midi.SUFFIXES and path.is_file())
     has_text = any(
@@ -193,7 +195,7 @@ def _tunes(config: DataConfig) -> dict[str, tuple[str, music.Read]]:
     """train, valid, test -> folder and tunes: of folders of these names in the source, of those that are given, else
     drawn from the training tunes, a tenth each.
     """
-    source = _path(config)
+    source = path_of(config)
     if not source.exists():
         raise ValueError(f"--data {config.source}: no such file; give a folder of MIDI files")
     inner = (
@@ -224,3 +226,27 @@ def _tunes(config: DataConfig) -> dict[str, tuple[str, music.Read]]:
         found[name] = (path, dataclasses.replace(train, tunes=[train.tunes[i] for i in taken]))
     found["train"] = (path, dataclasses.replace(train, tunes=[train.tunes[i] for i in rows]))
     return {name: found[name] for name in ("train", "valid", "test")}
+
+
+def digests(corpus: Corpus) -> dict[str, str]:
+    """What a run sees of its data: the three sets as ids, and what the ids stand for."""
+    vocabulary = json.dumps(sorted(corpus.tokenizer.get_vocab().items())).encode()
+    held = {name: getattr(corpus, name).digest() for name in ("valid", "test")}
+    return {"data": corpus.digest, **held, "vocabulary": hashlib.sha256(vocabulary).hexdigest()[:8]}
+
+
+def check(folder: Path, corpus: Corpus) -> None:
+    """Raises ValueError where a run began with other data, by the digests in its log."""
+    log = folder / "log.jsonl"
+    first = log.read_text().partition("\n")[0] if log.is_file() else ""
+    try:
+        began = json.loads(first) if first else {}
+    except ValueError:
+        return  # cut off: nothing to hold it to
+    for name, now in digests(corpus).items():
+        if began.get(name, now) != now:
+            what = "data" if name == "data" else f"{name} data"
+            raise ValueError(
+                f"{folder}: it began with other {what} (digest {began[name]}; {corpus.source} has {now} now); "
+                "bring the file back as it was, or train anew (also where seqforge has come to split it otherwise)"
+            )

@@ -6,7 +6,6 @@ folder = train("seqgan", RunConfig(data=DataConfig(source="captions.txt")), SeqG
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import platform
 import shutil
@@ -119,7 +118,7 @@ def train(
     config = dataclasses.replace(config, data=_condition(config.data, getattr(expected, "pairs", False), method))
     settled = settle(config)
     if hasattr(method_config, "settled"):  # of files that the method reads besides the data
-        method_config = method_config.settled(config.data.source)
+        method_config = method_config.settled(str(corpora.path_of(config.data)))
     corpus = corpora.load(config.data)  # messages name files as they were given
     part = _taken_over(method_config)
     if start and part == "counterpart" and not method_config.counterpart.epochs:
@@ -161,7 +160,7 @@ def resume(folder: str | Path) -> bool:
     config = settle(config)
     with _alone(folder):
         corpus = corpora.load(config.data)
-        check_data(folder, corpus)
+        corpora.check(folder, corpus)
         run = Run.resume(folder, **_run_options(config, METHODS[plain["method"]][0]))
         if plain["from"] and not run.done:
             run.start_from(Path(plain["from"]), _taken_over(method_config))
@@ -193,22 +192,24 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
         run.tensorboard = _tensorboard(run.folder)
     with contextlib.closing(run):
         if run.once("start"):
-            run.log("start", "start", **_digests(corpus), **_versions(run, config.threads))
+            run.log("start", "start", **corpora.digests(corpus), **_versions(run, config.threads))
         print(f"run {run.folder}", file=sys.stderr)
-        with watch.beside(run.folder) if config.evaluate.when == "beside" else contextlib.nullcontext():
-            try:
-                METHODS[plain["method"]][1](method_config, corpus, run)
-            except KeyboardInterrupt as e:
-                raise Interrupted(f"interrupted; to go on: seqforge resume {run.folder}") from e
-            stopped, best = run.health.stopped, run.health.best
-            if stopped:
-                print(f"stopped: {stopped}", file=sys.stderr)
-            print("scoring the generators ...", file=sys.stderr)
-            evaluate.evaluate(run.folder, corpus, config.evaluate)
-            ended = {"stopped": stopped, "best": best, **memory.peak(run.device)}
-            run.log("end", "end", **{name: value for name, value in ended.items() if value})
-        if config.report:
-            write_report(run.folder)
+        try:
+            with watch.beside(run.folder) if config.evaluate.when == "beside" else contextlib.nullcontext():
+                try:
+                    METHODS[plain["method"]][1](method_config, corpus, run)
+                except KeyboardInterrupt as e:
+                    raise Interrupted(f"interrupted; to go on: seqforge resume {run.folder}") from e
+                stopped, best = run.health.stopped, run.health.best
+                if stopped:
+                    print(f"stopped: {stopped}", file=sys.stderr)
+                print("scoring the generators ...", file=sys.stderr)
+                evaluate.evaluate(run.folder, corpus, config.evaluate)
+                ended = {"stopped": stopped, "best": best, **memory.peak(run.device)}
+                run.log("end", "end", **{name: value for name, value in ended.items() if value})
+        finally:
+            if config.report and watch.has_ended(run.folder):  # whatever became of an evaluator beside
+                write_report(run.folder)
 
 
 def write_report(folder: Path) -> Path:
@@ -229,30 +230,6 @@ def _run_options(config: RunConfig, method: type) -> dict[str, Any]:
         "precision": config.precision,
         "health": Watch(config.health, config.stop_on, keys_of(method)),
     }
-
-
-def _digests(corpus: Corpus) -> dict[str, str]:
-    """What a run sees of its data: the three sets as ids, and what the ids stand for."""
-    vocabulary = json.dumps(sorted(corpus.tokenizer.get_vocab().items())).encode()
-    held = {name: getattr(corpus, name).digest() for name in ("valid", "test")}
-    return {"data": corpus.digest, **held, "vocabulary": hashlib.sha256(vocabulary).hexdigest()[:8]}
-
-
-def check_data(folder: Path, corpus: Corpus) -> None:
-    """A run goes on only with the data it began with, by the digests in its log."""
-    log = folder / "log.jsonl"
-    first = log.read_text().partition("\n")[0] if log.is_file() else ""
-    try:
-        began = json.loads(first) if first else {}
-    except ValueError:
-        return  # cut off: nothing to hold it to
-    for name, now in _digests(corpus).items():
-        if began.get(name, now) != now:
-            what = "data" if name == "data" else f"{name} data"
-            raise ValueError(
-                f"{folder}: it began with other {what} (digest {began[name]}; {corpus.source} has {now} now); "
-                "bring the file back as it was, or train anew (also where seqforge has come to split it otherwise)"
-            )
 
 
 def _taken_over(method_config: Any) -> Part:
@@ -281,7 +258,7 @@ def _check_start(start: str | Path | None, part: Part, seed: int, method_config:
                     f"{here[name]}); give the same options, or leave --from out"
                 )
     other = corpora.load(build(RunConfig, config).data)
-    mine, theirs = _digests(corpus), _digests(other)
+    mine, theirs = corpora.digests(corpus), corpora.digests(other)
     for name in ("data", "vocabulary"):
         if mine[name] != theirs[name]:
             raise ValueError(

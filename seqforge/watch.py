@@ -74,16 +74,16 @@ def watch(
     stored = settle(stored)
     torch.set_num_threads(threads)  # this process's own, not the training's
     corpus = corpora.load(stored.data).to(stored.device)
-    scored = 0
+    scored, waiting = 0, False
     while True:
         before, ended = scored, False
         try:
             ended = has_ended(run)  # before the listing: what is listed after the end is all there is
             (run / "evaluations").mkdir(exist_ok=True)
             for folder in _unscored(run):
-                if _score(folder, corpus, config, stored.precision):
-                    scored += 1
-                    summarise(run, score)
+                if not scored:  # now the log has begun
+                    corpora.check(run, corpus)
+                scored += _score(folder, corpus, config, stored.precision, score)
         except FileNotFoundError:
             if (run / "config.yaml").is_file():
                 raise
@@ -91,25 +91,43 @@ def watch(
             raise ValueError(f"{run}: removed while it was watched; {scored} checkpoints had been scored")
         if scored == before:
             if ended and not _unscored(run):
-                summarise(run, score)
+                summarise(run, score, ended=True)
                 return scored
+            if not waiting:
+                print(f"waiting for the next checkpoint of {run}, until its training has ended ...", file=sys.stderr)
+            waiting = True
             time.sleep(seconds)
 
 
 def _unscored(run: Path) -> list[Path]:
     """Those with a generator: none is there yet while MLE's counterpart is trained."""
     saved = [c for c in checkpoint.every(run / "checkpoints") if (c / "generator").is_dir()]
-    return [c for c in saved if not result_of(c).is_file()]
+    return [c for c in saved if not _scored(c)]
 
 
-def _score(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str) -> bool:
-    """Score a checkpoint and write its result; False where another evaluator does or has done so, or it is gone."""
+def _scored(folder: Path) -> bool:
+    """Whether there is a result of the weights that the checkpoint holds now."""
+    try:
+        of = json.loads(result_of(folder).read_text()).get("weights")
+    except OSError:
+        return False
+    return of is None or of == checkpoint.weights_of(folder)  # None: of before it was written down
+
+
+def _score(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str, score: str) -> bool:
+    """Score a checkpoint and write its result; False where another evaluator does or has done so, it is gone, or it was
+    replaced meanwhile.
+    """
     with checkpoint.claimed(folder) as mine:
-        if not mine or not folder.is_dir() or result_of(folder).is_file():
+        if not mine or not folder.is_dir() or _scored(folder):
             return False
+        weights = checkpoint.weights_of(folder)
         found = assess(folder, corpus, config, precision)
-        _write(result_of(folder), json.dumps(found, indent=1))
+        if weights != checkpoint.weights_of(folder):
+            return False
+        _write(result_of(folder), json.dumps({**found, "weights": weights}, indent=1))
         print(f"{folder.parent.parent.name} {folder.name}  {in_short(found)}", file=sys.stderr)
+        summarise(folder.parent.parent, score)
         return True
 
 
@@ -191,8 +209,10 @@ def results(run: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda r: r["step"])
 
 
-def summarise(run: Path, score: str) -> None:
-    """Write evaluations.csv and best.json anew from all results; one evaluator at a time."""
+def summarise(run: Path, score: str, ended: bool = False) -> None:
+    """Write evaluations.csv anew from all results, and best.json from those whose checkpoint is still there; one
+    evaluator at a time. Raises ValueError where the training has ended and no result has the score.
+    """
     with checkpoint.locked(run / "evaluations" / "summary.lock"):
         rows = [row_of(r) for r in results(run)]
         names = list(dict.fromkeys(name for row in rows for name in row))
@@ -203,8 +223,9 @@ def summarise(run: Path, score: str) -> None:
             writer.writerows(rows)
         os.replace(part, run / "evaluations.csv")
         known = [r for r in rows if score in r]
-        if rows and not known and not all("error" in r for r in rows):
+        if ended and rows and not known and not all("error" in r for r in rows):
             raise ValueError(f"--score {score}: no result has it; there are: {', '.join(names[2:])}")
+        known = [r for r in known if (run / "checkpoints" / r["checkpoint"]).is_dir()]
         if known:
             sign = -1 if score.startswith(HIGHER_IS_BETTER) else 1
             best = min(known, key=lambda r: sign * r[score])

@@ -155,7 +155,7 @@ def test_a_method_with_a_likelihood_of_its_own_says_what_that_lacks(tmp_path, ca
     ],
 )
 def test_what_checkpoints_hold_is_what_is_validated(method, recipe, option, phase, tmp_path):
-    """The average was validated and the learner saved until the end: best.json chose among others than were measured."""
+    """The average was validated and the learner saved until the end: best.json chose among others than measured."""
     argv = ["train", method, "--recipe", recipe, f"--{option}", ".9", "--monitor.every", "1"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
     records = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

@@ -26,10 +26,20 @@ def test_vectors_of_the_words_asked_for(header, pack, tmp_path):
     assert np.allclose(vectors, [[1, 2.5, -0.3], [4, 5, 6]])
 
 
+def test_words_with_blanks_are_read(tmp_path):
+    """glove.840B.300d has some; the first stopped the run."""
+    path = tmp_path / "v.txt"
+    path.write_text("cat 1.5 2.5\n. . . 0.5 0.5\nat name@domain.com 0.1 0.2\na 4.0 5.0\n")
+    vectors, ids = read_vectors(path, {**WORDS, ". . .": 9})
+    assert ids.tolist() == [1, 9, 0]
+    assert vectors.tolist() == [[1.5, 2.5], [0.5, 0.5], [4, 5]]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
         ("", "holds no word"),
+        ("cat 1.5 2.5\na 1.5 2.5 3.5\n", "line 2: 'a' has 3 numbers, but others have 2"),
         ("3 3\n", "holds no word"),
         ("cat 1 2\na 1\n", "line 2: 'a' has 1 numbers, but others have 2"),
         ("2 3\ncat 1 2\n", "line 2: 'cat' has 2 numbers, but others have 3"),

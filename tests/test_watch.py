@@ -17,6 +17,7 @@ import torch
 
 from seqforge import checkpoint, watch
 from seqforge.cli import main
+from seqforge.evaluate import load_generator
 
 TINY = ["train", "scratchgan", "--recipe", "scratchgan-tiny", "--checkpoint.every", "1", "--counterpart.epochs", "0"]
 LONG = 600  # seconds: no test waits so long unless something is broken, however busy the machine
@@ -184,6 +185,45 @@ def test_a_damaged_checkpoint_has_a_row_that_says_so(run):
     assert [bool(r["error"]) for r in rows] == [False, False, True, False, False]
 
 
+def test_weights_that_take_the_place_of_others_are_scored_anew(tmp_path):
+    """The end of a run writes the best epoch over the last step, which kept the result of the last epoch."""
+    run = tmp_path / "run"
+    argv = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--rounds", "0", "--out", str(run)]
+    assert main(argv) == 0
+    assert watch.watch(run) == len(names_of(run))
+    before, folder = rows_of(run)[-1], checkpoint.every(run / "checkpoints")[-1]
+    generator = load_generator(folder)
+    with torch.no_grad():
+        generator.head.bias += torch.linspace(-3, 3, generator.vocab_size)
+    models = {"generator": generator}
+    text = {"tokenizer.json": (folder / "generator" / "tokenizer.json").read_text()}
+    checkpoint.write(folder, models, checkpoint.load_training(folder), text, "final")
+    assert watch.watch(run) == 1
+    after = rows_of(run)[-1]
+    assert float(after["nll_valid"]) > float(before["nll_valid"]) + 0.5
+    assert watch.watch(run) == 0
+
+
+def test_a_checkpoint_replaced_while_it_is_scored_has_no_result_of_either(run, monkeypatch):
+    folder = checkpoint.every(run / "checkpoints")[0]
+    found = iter(["a", "b", "b", "b"])
+    monkeypatch.setattr(checkpoint, "weights_of", lambda _: next(found))
+    monkeypatch.setattr(watch, "assess", lambda *_: {"checkpoint": folder.name, "step": 0, "error": "gone"})
+    (run / "evaluations").mkdir()
+    given = (folder, None, None, "fp32", "nll_valid")
+    assert [watch._score(*given), watch._score(*given)] == [False, True]
+
+
+def test_data_that_has_changed_since_the_training_began_is_refused(tmp_path, capsys):
+    data, run = tmp_path / "data.txt", tmp_path / "run"
+    data.write_text("".join(f"a line with word {k % 7}\n" for k in range(60)))
+    argv = [*TINY, "--data", str(data), "--data.max_length", "6", "--rounds", "1", "--out", str(run)]
+    assert main(argv) == 0
+    data.write_text("".join(f"another line with word {k % 5}\n" for k in range(60)))
+    assert main(["evaluate", str(run), "--watch"]) == 2
+    assert "it began with other data" in capsys.readouterr().err
+
+
 def test_a_score_that_there_is_not_is_named_with_those_there_are(run, capsys):
     assert main(["evaluate", str(run), "--watch", "--score", "bleu7"]) == 2
     said = capsys.readouterr().err
@@ -204,9 +244,16 @@ def test_the_best_is_the_highest_or_the_lowest_as_the_score_has_it(score, best, 
         scores = [{"name": n, "value": v} for n, v in zip(("bleu2", "fed", "self_bleu2"), values, strict=True)]
         found = {"checkpoint": f"step-{step}", "step": step, "scores": scores}
         (tmp_path / "evaluations" / f"step-{step}.json").write_text(json.dumps(found))
+        (tmp_path / "checkpoints" / f"step-{step}").mkdir(parents=True)
     watch.summarise(tmp_path, score)
     assert json.loads((tmp_path / "evaluations" / "best.json").read_text())["checkpoint"] == best
     assert [r["checkpoint"] for r in rows_of(tmp_path)] == ["step-1", "step-2", "step-3"]
+    (tmp_path / "checkpoints" / best).rmdir()  # pruned, before an evaluator chose by this score
+    watch.summarise(tmp_path, score)
+    assert json.loads((tmp_path / "evaluations" / "best.json").read_text())["checkpoint"] != best
+    with pytest.raises(ValueError, match="--score true_nll: no result has it"):
+        watch.summarise(tmp_path, "true_nll", ended=True)
+    watch.summarise(tmp_path, "true_nll")  # a later checkpoint may: no sample was grammatical yet
 
 
 @pytest.mark.parametrize("options", [["--poll", "0"], ["--poll", "-1"], ["--threads", "-1"]])
@@ -252,6 +299,7 @@ def test_an_evaluator_that_fails_is_named_with_the_way_to_go_on(tmp_path, monkey
     monkeypatch.setattr(watch.sys, "executable", "/bin/false")
     assert main([*TINY, "--evaluate", "beside", "--out", str(tmp_path / "run")]) == 2
     assert "--watch" in capsys.readouterr().err
+    assert (tmp_path / "run" / "report.html").is_file()  # the training itself is whole
 
 
 def test_training_that_fails_takes_its_evaluator_with_it(run):

@@ -8,6 +8,14 @@ from pathlib import Path
 import numpy as np
 
 
+def _decimal(text: str) -> bool:
+    """Whether it is such as 0.25, which no word's second part is."""
+    try:
+        return "." in text and np.isfinite(float(text))
+    except ValueError:
+        return False
+
+
 def read_vectors(path: str | Path, words: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """The vectors (N,D) of those of `words` (word -> id) that the file has, and their ids (N,), in the file's order.
 
@@ -28,6 +36,8 @@ def read_vectors(path: str | Path, words: dict[str, int]) -> tuple[np.ndarray, n
                 if not word and not numbers:
                     raise ValueError(f"{path}, line {at}: empty; each line holds a word and its numbers")
                 width = len(numbers) if width is None else width
+                if len(numbers) > width > 0 and not _decimal(numbers[0]):  # a word with blanks in it, as ". . ."
+                    word, numbers = " ".join([word, *numbers[:-width]]), numbers[-width:]
                 if len(numbers) != width or not width:
                     raise ValueError(f"{path}, line {at}: {word!r} has {len(numbers)} numbers, but others have {width}")
                 if word in seen:

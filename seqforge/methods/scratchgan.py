@@ -107,6 +107,11 @@ class ScratchGANConfig:
             raise ValueError(
                 f"accumulate is {self.accumulate}, but a batch of {self.batch} has no more parts than rows"
             )
+        if self.freeze and self.counterpart.weight_decay:
+            raise ValueError(
+                f"counterpart.weight_decay is {self.counterpart.weight_decay}, which would move the vectors that "
+                "freeze holds; leave one of them out"
+            )
         ranges.check(self, lr="above 0", d_lr="above 0", clip="0 or more", l2="0 or more", d_l2="0 or more")
         ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)")
 
