@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except OSError as e:
         where = e.filename or " ".join(argv)  # a failed write names no file
-        print(f"seqforge: {where}: {e.strerror}; check the path, its permissions and the disk's free space",
+        print(f"seqforge: {where}: {e.strerror or e}; check the path, its permissions and the disk's free space",
               file=sys.stderr)  # fmt: skip
         return 2
     except KeyboardInterrupt:

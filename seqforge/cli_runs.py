@@ -350,13 +350,27 @@ def export_(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     folder = evaluate.export(args.run, args.out, args.checkpoint)
     if args.push:
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        api.create_repo(args.push, exist_ok=True)
-        api.upload_folder(repo_id=args.push, folder_path=folder)
+        _push(folder, args.push)
     out.print(str(folder), markup=False, soft_wrap=True)
     return 0
+
+
+def _push(folder: Path, name: str) -> None:
+    """Send an exported folder to the hub. Raises ValueError for all that keeps it from there."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    api = HfApi()
+    try:
+        api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder)
+    except HFValidationError as e:
+        raise ValueError(f"--push {name}: {e}; the export itself is in {folder}") from e
+    except Exception as e:  # of the hub, of the connection, of the library beneath: as many kinds as versions
+        raise ValueError(
+            f"--push {name}: {str(e) or type(e).__name__}; log in by `hf auth login`, or look to the connection. The "
+            f"export is in {folder}; `hf upload {name} {folder}` sends it"
+        ) from e
 
 
 def recipes_(argv: list[str]) -> int:

@@ -21,7 +21,7 @@ def read_run(run: Path) -> tuple[dict, dict]:
     if not (run / "config.yaml").is_file():
         raise ValueError(f"{run}: not a run folder (no config.yaml in it)")
     if not (run / "scores.json").is_file():
-        raise ValueError(f"{run}: no scores.json yet; make it by: seqforge evaluate {run}")
+        raise ValueError(f"{run}: no scores.json yet; a run makes it as it ends, or: seqforge evaluate {run}")
     try:
         config, scores = (
             yaml.safe_load((run / "config.yaml").read_text()),
@@ -107,7 +107,8 @@ def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
         last = scores["generators"][-1]
         if last["name"] != "final":
             raise ValueError(
-                f"{run} cannot be compared: it stopped at step {last['step']}; go on by: seqforge resume {run}"
+                f"{run} cannot be compared: it was scored at step {last['step']}, before its end; let it end, or go "
+                f"on by: seqforge resume {run}"
             )
         final = last["scores"]
         if reference is None:

@@ -135,6 +135,9 @@ def find_checkpoint(run: Path, wanted: str | None = None) -> Path:
         found = checkpoint.newest(checkpoints, having="generator")
     elif wanted in ("pre-trained", "counterpart", "final"):
         found = checkpoint.newest(checkpoints, tag=wanted)
+        if found is None and checkpoint.newest(checkpoints, tag="final"):
+            marked = {tag for p in checkpoint.every(checkpoints) for tag in checkpoint.tags_of(p)}
+            raise ValueError(f"{run}: a run without a {wanted} generator; there are: {', '.join(sorted(marked))}")
     else:
         if wanted == "best" and (wanted := checkpoint.best_of(run)) is None:
             raise ValueError(
@@ -430,9 +433,10 @@ def verdict(
 def model_card(run: Path, folder: Path) -> str:
     """A README for the hub: what the run did, and what was measured of this checkpoint."""
     config = read_config(run)
+    shared = without_folders(config)
     lines = ["---", "library_name: seqforge", f"tags: [text-generation, {config['method']}]", "---", ""]
     lines += [f"# {run.resolve().name}", "", f"Trained by `seqforge train {config['method']}` with this configuration:"]
-    lines += ["", "```yaml", yaml.safe_dump(config, sort_keys=False).strip(), "```", ""]
+    lines += ["", "```yaml", yaml.safe_dump(shared, sort_keys=False).strip(), "```", "", *_how_to_load(folder)]
     scores = run / "scores.json"
     generators = json.loads(scores.read_text())["generators"] if scores.is_file() else []
     scored = [g for g in generators if g["name"] != verdicts.EARLY]  # whose weights are not the checkpoint's generator
@@ -447,6 +451,43 @@ def model_card(run: Path, folder: Path) -> str:
     if mine["name"] == "final":
         lines += ["", json.loads(scores.read_text())["verdict"] or ""]
     return "\n".join(lines) + "\n"
+
+
+def without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration to be shown to others: of each absolute path, the name alone."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: shown(v) for k, v in value.items()}
+        return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+    return shown(config)
+
+
+LOAD = """```python
+import torch
+from tokenizers import Tokenizer
+
+from {module} import {name}
+from seqforge.sampling import sample, uniform
+
+folder = "."
+generator = {name}.from_pretrained(folder).eval()
+tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")
+drawn = sample(generator, uniform((10, {longest}), torch.Generator().manual_seed(0)))
+for ids, length in zip(drawn.ids.tolist(), drawn.lengths.tolist()):
+    print(tokenizer.decode(ids[:length]))
+```
+"""
+
+
+def _how_to_load(folder: Path) -> list[str]:
+    """For the card: Python that loads the generator and draws from it; nothing of one that answers."""
+    model = load_generator(folder)
+    if getattr(model, "encoder", None) is not None:
+        return []
+    longest = read_config(folder.parent.parent)["data"]["max_length"]
+    return [LOAD.format(module=type(model).__module__, name=type(model).__name__, longest=longest)]
 
 
 def export(run: Path, out: Path, wanted: str | None = None) -> Path:

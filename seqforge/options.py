@@ -3,13 +3,16 @@
 import argparse
 import difflib
 import functools
+import itertools
 import json
 import re
+import sys
 from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
 from seqforge import recipes
+from seqforge.corpora import WORLDS
 from seqforge.models.kinds import Judge, Kind
 from seqforge.settings import RunConfig, keys_of
 from seqforge.training import METHODS
@@ -115,11 +118,40 @@ def parse_train(method: str, argv: list[str]) -> Namespace:
     parser = _train_parser(method, METHODS[method][0], METHODS[method][2])
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe", nargs="?")
-    recipe = early.parse_known_args(argv)[0].recipe
+    recipe, argv = early.parse_known_args(argv)[0].recipe, _listed(_expand(argv), parser)
     if recipe and "--help" not in argv and "-h" not in argv:
         values = {k: v for k, v in _recipe_values(recipe, method).items() if v is not None}
+        values = _without_world(recipe, values, argv)
         argv = [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()] + argv
-    return parser.parse_args(_expand(argv))
+    return parser.parse_args(argv)
+
+
+def _listed(argv: list[str], parser: Parser) -> list[str]:
+    """`--evaluate.metrics bleu,lm` is `--evaluate.metrics [bleu,lm]`, as the other commands take it."""
+    lists = {o for a in parser._actions if "list[" in str(getattr(a, "_typehint", "")) for o in a.option_strings}
+    found, before = [], ""
+    for word in argv:
+        name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        bare = before in lists if not name else bool(equals) and name in lists
+        found.append(f"{name}{equals}[{value}]" if bare and not value.startswith(("[", "{")) else word)
+        before = word
+    return found
+
+
+OF_A_WORLD = ("vocab_size", "max_length", "reach", "train_size")  # and all that begins with oracle
+
+
+def _without_world(recipe: str, values: dict[str, Any], argv: list[str]) -> dict[str, Any]:
+    """A recipe's values without what describes the synthetic world that it names, where the data are a file's."""
+    sources = [b for a, b in itertools.pairwise(argv) if a == "--data.source"]
+    sources += [a.partition("=")[2] for a in argv if a.startswith("--data.source=")]
+    if values.get("data.source", "oracle") not in WORLDS or not sources or sources[-1] in WORLDS:
+        return values
+    left = {k: v for k, v in values.items() if k.startswith(("data.oracle", *(f"data.{name}" for name in OF_A_WORLD)))}
+    if left:
+        told = ", ".join(f"{k} {v}" for k, v in left.items())
+        print(f"recipe {recipe}: not taken over for {sources[-1]}, being its world's: {told}", file=sys.stderr)
+    return {k: v for k, v in values.items() if k not in left}
 
 
 def known(word: str, words: list[str], kind: str) -> str:

@@ -362,5 +362,6 @@ class Run:
         part.replace(self.folder / name)
 
     def write_samples(self, lines: list[str]) -> None:
-        """samples/step-N.txt, one sequence a line."""
-        (self.folder / "samples" / f"step-{self.step}.txt").write_text("\n".join(lines) + "\n")
+        """samples/step-N.txt, one sequence a line, whatever breaks of lines a model has learned to write."""
+        text = "".join(" ".join(line.splitlines()) + "\n" for line in lines)
+        (self.folder / "samples" / f"step-{self.step}.txt").write_text(text)

@@ -106,6 +106,27 @@ def test_the_model_card_is_written_from_the_run(run_folder, tmp_path):
     assert scores["verdict"] in card
 
 
+def test_the_model_card_says_how_to_load_it_and_not_where_it_was_made(tmp_path, capsys):
+    """The paths of the machine went to the hub with it."""
+    data = tmp_path / "private" / "data.txt"
+    data.parent.mkdir()
+    data.write_text("".join(f"a line with word {k}\n" for k in range(60)))
+    argv = ["train", "mle", "--data", str(data), "--generator.hidden", "4", "--mle.epochs", "1", "--monitor.every", "0"]
+    argv += ["--evaluate.metrics", "bleu,novelty", "--evaluate.samples", "20", "--evaluate.temperatures", "1.0"]
+    assert main([*argv, "--report", "false", "--out", str(tmp_path / "run")]) == 0
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "hub")]) == 0
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "source: data.txt" in card
+    assert str(tmp_path) not in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    capsys.readouterr()
+    exec(code.replace('folder = "."', f"folder = {str(tmp_path / 'hub')!r}"), {})
+    drawn = capsys.readouterr().out.splitlines()
+    assert len([line for line in drawn if not line.startswith("Loading weights")]) == 10
+    assert main(["generate", str(tmp_path / "run"), "--checkpoint", "pre-trained"]) == 2
+    assert "a run without a pre-trained generator; there are: final" in capsys.readouterr().err
+
+
 def test_push_makes_the_repository_and_sends_the_folder(run_folder, tmp_path, monkeypatch):
     import huggingface_hub
 
@@ -122,3 +143,20 @@ def test_push_makes_the_repository_and_sends_the_folder(run_folder, tmp_path, mo
     out = str(tmp_path / "hub")
     assert main(["export", str(run_folder), "--out", out, "--push", "me/model"]) == 0
     assert calls == [("create", "me/model", True), ("upload", "me/model", out)]
+
+
+@pytest.mark.parametrize("error", [OSError(), RuntimeError("no connection"), ValueError("401 unauthorized")])
+def test_a_push_that_fails_says_why_and_where_the_export_is(error, run_folder, tmp_path, monkeypatch, capsys):
+    """Without a connection there was a traceback, without a token the advice to look to the disk."""
+    import huggingface_hub
+
+    def create_repo(*_, **__):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create_repo)
+    out = str(tmp_path / "hub")
+    assert main(["export", str(run_folder), "--out", out, "--push", "me/model"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"seqforge: --push me/model: {str(error) or 'OSError'}; log in by `hf auth login`")
+    assert f"`hf upload me/model {out}` sends it" in said
+    assert len(said.splitlines()) == 1

@@ -408,7 +408,10 @@ def test_folders_that_are_no_finished_run_are_refused_with_the_remedy(tmp_path):
         read_run(tmp_path)
     run = make_run(tmp_path / "a", 0, curve(LINE))
     (run / "scores.json").unlink()
-    with pytest.raises(ValueError, match=re.escape(f"{run}: no scores.json yet; make it by: seqforge evaluate {run}")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(f"{run}: no scores.json yet; a run makes it as it ends, or: seqforge evaluate {run}"),
+    ):
         compare([run])
 
 

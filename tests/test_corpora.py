@@ -40,7 +40,9 @@ def corpus_of(text: str | list[str], **more) -> corpora.Corpus:
     return load(DataConfig(source="text.txt", **more))
 
 
-quiet = pytest.mark.filterwarnings("ignore:.*(sequences to train on|sequences are longer)")
+quiet = pytest.mark.filterwarnings(
+    "ignore:.*(sequences to train on|sequences are longer|training sequences too|are unknown)"
+)
 
 
 @quiet
@@ -75,6 +77,40 @@ def test_what_is_held_out_is_drawn_once_and_from_the_seed():
 def _documents(**more):
     config = DataConfig(source="text.txt", **more)
     return corpora.documents_and_corpus(config)[0], config
+
+
+def test_repeats_that_reach_into_the_sets_held_out_are_told(recwarn):
+    """1,000 lines of which 40 differ: all of the test set had been trained on, and nothing said so."""
+    text = [f"line number {k % 40} of a file" for k in range(1000)]
+    corpus_of(text)
+    told = "100 of the 100 valid and 100 of the 100 test sequences are training sequences too"
+    assert any(told in str(w.message) for w in recwarn)
+    recwarn.clear()
+    apart = corpus_of(text, repeats="apart")
+    rows = {name: {tuple(r) for r in getattr(apart, name).ids.tolist()} for name in ("train", "valid", "test")}
+    assert len(rows["train"]) == 32
+    assert not rows["train"] & (rows["valid"] | rows["test"])
+    assert (len(apart.valid), len(apart.test)) == (100, 100)  # whole groups of 25
+    assert not [w for w in recwarn if "training sequences too" in str(w.message)]
+
+
+@quiet
+def test_repeats_apart_leave_out_of_training_what_a_file_of_its_own_holds(tmp_path):
+    (tmp_path / "train.txt").write_text("".join(f"line number {k}\n" for k in range(30)))
+    (tmp_path / "test.txt").write_text("line number 3\nline number 4\nanother line\n")
+    for repeats, left in (("keep", 27), ("apart", 25)):
+        config = DataConfig(str(tmp_path / "train.txt"), test=str(tmp_path / "test.txt"), repeats=repeats)
+        corpus = load(config)
+        assert (len(corpus.train), len(corpus.valid), len(corpus.test)) == (left, 3, 3)
+
+
+def test_a_vocabulary_too_small_is_told(recwarn):
+    """A recipe's 20 token types on a text of 1,500 made a third of it unknown, without a word."""
+    text = [" ".join(f"word{(7 * k + j) % 300}" for j in range(9)) for k in range(200)]
+    corpus_of(text, vocab_size=20)
+    told = [str(w.message) for w in recwarn if "are unknown" in str(w.message)]
+    assert len(told) == 1
+    assert "tokens are unknown; raise --data.vocab_size" in told[0]
 
 
 @quiet

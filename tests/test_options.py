@@ -69,6 +69,36 @@ def test_the_command_line_overrides_the_recipe_wherever_it_stands():
         assert values.mle.lr == 0.01
 
 
+def test_a_recipe_on_ones_own_data_leaves_its_world_behind(capsys):
+    """A demo's 1,000 token types made a third of a text unknown."""
+    assert recipes.read("demo")["data"]["vocab_size"]
+    mine = options.parse_train("seqgan", ["--recipe", "demo", "--data", "mine.txt"])
+    said = capsys.readouterr().err
+    assert mine.data.vocab_size is None
+    assert mine.data.max_length is None
+    assert mine.mle.epochs == recipes.read("demo")["mle"]["epochs"]
+    assert "recipe demo: not taken over for mine.txt, being its world's: data.oracle_seed 7, data.vocab_size 1000" in said
+    given = options.parse_train("seqgan", ["--recipe", "demo", "--data=mine.txt", "--data.vocab_size", "70"])
+    assert given.data.vocab_size == 70
+    capsys.readouterr()
+    same = options.parse_train("seqgan", ["--recipe", "demo", "--data", "oracle"])
+    assert same.data.vocab_size == recipes.read("demo")["data"]["vocab_size"]
+    captions = recipes.read("captions-seqgan")["data"]
+    copy = options.parse_train(
+        "seqgan", ["--recipe", "captions-seqgan", "--data", "my/captions"]
+    )  # a copy of what it names
+    assert {k: copy.data[k] for k in captions if k != "source"} == {k: v for k, v in captions.items() if k != "source"}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("spelt", [["bleu,lm"], ["[bleu,lm]"]])
+def test_lists_are_spelt_as_in_the_other_commands(spelt):
+    found = options.parse_train("seqgan", ["--evaluate.metrics", *spelt, "--evaluate.temperatures=1.0,0.8"])
+    assert found.evaluate.metrics == ["bleu", "lm"]
+    assert found.evaluate.temperatures == [1.0, 0.8]
+    assert options.parse_train("seqgan", ["--evaluate.temperatures", "0.7"]).evaluate.temperatures == [0.7]
+
+
 def test_config_yaml_is_the_effective_configuration(run):
     config = yaml.safe_load((run / "config.yaml").read_text())
     recipe = recipes.read("seqgan-oracle-tiny")

@@ -250,6 +250,13 @@ def test_a_run_goes_on_only_with_the_data_it_began_with(tmp_path, capsys):
     assert "it began with other data" in capsys.readouterr().err
 
 
+def test_samples_are_a_line_each_whatever_they_hold(tmp_path):
+    """Byte pairs can write ends of lines: 106 lines were written for 100 samples."""
+    made = Run.create(tmp_path / "run", {"method": "mle"}, seed=0, saving=CheckpointConfig())
+    made.write_samples(["one\ntwo", "three\r", "", "four"])
+    assert (tmp_path / "run" / "samples" / "step-0.txt").read_text() == "one two\nthree\n\nfour\n"
+
+
 def test_training_needs_no_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (

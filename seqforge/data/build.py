@@ -1,6 +1,7 @@
 """From documents to a corpus: split, tokenised, packed."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +18,8 @@ from seqforge.data.readers import Document
 MOST_IDS = 1_000_000  # a stray number must not size the tables
 MOST_TYPES = 20_000  # of a vocabulary whose size is not given (ScratchGAN's)
 FEW = 500  # training sequences below which a warning says so
+MOST_SHARED = 0.01  # of the sequences held out that may be training sequences too before a warning says so
+MOST_UNKNOWN = 0.05  # of a set's tokens, likewise
 ENOUGH_FOR_UNKNOWN = 20_000  # words from which types seen once become the unknown token, so that it is learned at all
 
 
@@ -39,6 +42,10 @@ def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: 
         if not len(splits[name]):
             raise ValueError(f"{documents[source].path}: no {name} sequence is left; raise --data.max_length")
     _warn_if_few(train, splits)
+    unk_id = tokens.unknown_id(tokenizer, config.unk_token) if kind != "ids" else None
+    if config.source != "demo":  # whose sentences are drawn, and may be drawn again
+        _warn_if_shared(train, splits)
+        _warn_if_unknown(train, splits, unk_id, config)
     return Corpus(
         **splits,
         vocab_size=tokens.size_of(tokenizer),
@@ -49,7 +56,7 @@ def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: 
         source=f"{train.format}:{Path(train.path).name}",
         digest=splits["train"].digest(),
         kind=kind,
-        unk_id=tokens.unknown_id(tokenizer, config.unk_token) if kind != "ids" else None,
+        unk_id=unk_id,
     )
 
 
@@ -58,8 +65,12 @@ Parts = dict[str, tuple[str, list[int]]]  # of train, valid, test: which documen
 
 def _split(documents: dict[str, Document], config: DataConfig) -> Parts:
     """Which sequences go where. What has no file of its own is drawn from the training file."""
-    whole = len(documents["train"].texts)
+    texts = documents["train"].texts
+    whole = len(texts)
     rows = torch.randperm(whole, generator=torch.Generator().manual_seed(config.seed)).tolist()
+    if config.repeats == "apart":
+        own = {text for name in ("valid", "test") if name in documents for text in documents[name].texts}
+        rows = _alike_together([row for row in rows if texts[row] not in own], texts)
     parts: Parts = {}
     for name, most in (("valid", config.valid_size), ("test", config.test_size)):
         if name in documents:
@@ -71,8 +82,18 @@ def _split(documents: dict[str, Document], config: DataConfig) -> Parts:
                 f"{documents['train'].path}: {whole} sequences; at least 10 are needed to hold some out (or give "
                 f"--data.{name} FILE)"
             )
+        while config.repeats == "apart" and held < len(rows) and texts[rows[held - 1]] == texts[rows[held]]:
+            held += 1
         parts[name], rows = ("train", rows[:held]), rows[held:]
     return {"train": ("train", rows), **parts}
+
+
+def _alike_together(rows: list[int], texts: list[str]) -> list[int]:
+    """The rows, each text's where the first of it stood."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        found.setdefault(texts[row], []).append(row)
+    return [row for alike in found.values() for row in alike]
 
 
 def texts_of(documents: dict[str, Document], config: DataConfig) -> dict[str, list[str]]:
@@ -165,6 +186,40 @@ def _tokenize_ids(
 
 def _placer(document: Document, rows: list[int]):
     return lambda i: document.place(rows[i])
+
+
+def shared(splits: Mapping[str, Split]) -> dict[str, int]:
+    """How many sequences of valid and of test are training sequences too."""
+    of = {name: [hash(row.tobytes()) for row in s.ids.numpy().astype(np.int32)] for name, s in splits.items()}
+    known = set(of["train"])
+    return {name: sum(row in known for row in of[name]) for name in ("valid", "test")}
+
+
+def _warn_if_shared(document: Document, splits: dict[str, Split]) -> None:
+    found = shared(splits)
+    told = [f"{n} of the {len(splits[k])} {k}" for k, n in found.items() if n > MOST_SHARED * len(splits[k])]
+    if told:
+        warnings.warn(
+            f"{document.path}: {' and '.join(told)} sequences are training sequences too; figures on them favour what "
+            "is learned by heart (--data.repeats apart keeps repeats in one set)",
+            stacklevel=2,
+        )
+
+
+def _warn_if_unknown(document: Document, splits: dict[str, Split], unk_id: int | None, config: DataConfig) -> None:
+    if unk_id is None:
+        return
+    of = {name: s.ids[torch.arange(s.ids.shape[1]) < s.lengths[:, None]] for name, s in splits.items()}
+    shares = {name: float((ids == unk_id).float().mean()) for name, ids in of.items()}
+    worst = max(shares, key=lambda name: shares[name])
+    if shares[worst] > MOST_UNKNOWN:
+        rare = shares["train"] > MOST_UNKNOWN  # not only words that it has never seen
+        remedy = f"give --data.tokenizer bpe, or {'--data.min_frequency 1' if rare else 'more text'}"
+        if config.vocab_size:
+            remedy = "raise --data.vocab_size"
+        elif config.tokenizer.endswith(".json"):
+            remedy = f"is {config.tokenizer} meant for this text?"
+        warnings.warn(f"{document.path}: {shares[worst]:.0%} of the {worst} tokens are unknown; {remedy}", stacklevel=2)
 
 
 def _warn_if_few(document: Document, splits: dict[str, Split]) -> None:

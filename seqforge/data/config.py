@@ -23,6 +23,8 @@ class DataConfig:
         on_error: skip leaves out what cannot be read, and counts it; auto stops there, but skips files of a MIDI folder
         valid: file of sequences for early stopping; by default a tenth of the source, at most valid_size
         test: file of sequences for the figures; by default a tenth of the source, at most test_size
+        repeats: of sequences that are alike: keep leaves each in the set that it is drawn into; apart puts them into
+            one, and leaves out training sequences that a file of valid or test holds
         limit: read at most so many training sequences; 0 reads all
         tokenizer: word, punct (punctuation apart), char, bpe, ids, or a tokenizer.json; auto looks at the text
         vocab_size: token types, end and unknown included; by default all of a text up to 20,000 (bpe: 4,096), of an
@@ -56,6 +58,7 @@ class DataConfig:
     on_error: Literal["auto", "stop", "skip"] = "auto"
     valid: str | None = None
     test: str | None = None
+    repeats: Literal["keep", "apart"] = "keep"
     limit: int = 0
     tokenizer: str = "auto"
     vocab_size: int | None = None

@@ -29,7 +29,8 @@ def compare_png(runs: Sequence[Path], out: Path) -> Path:
             _draw_path(axes, folder, names)
         if not names:
             raise ValueError(
-                f"{runs[0]}: no run measured NLL_oracle and NLL_test while it trained; set --monitor.every"
+                f"{runs[0]}: no run measured NLL_oracle and NLL_test while it trained, as those on an oracle do "
+                "(--monitor.every); of others seqforge report has the frontiers"
             )
         axes.margins(0.3)
         axes.autoscale_view()

@@ -33,9 +33,13 @@ def at_one(table: Table) -> Table:
 def verdict(folder: Folder) -> str:
     """Of the run's own evaluation; where there is none, that and why."""
     told = folder.scores.get("verdict")
+    steps = [int(s) for r in folder.records if (s := number(r["step"])) is not None]
+    last = (folder.scores.get("generators") or [{}])[-1]
+    if told and last.get("name") == "newest":
+        now = max(steps, default=0)
+        return f"Scored on its way, at step {last.get('step')}; it is at step {now} and has not ended. {told}"
     if told:
         return str(told)
-    steps = [int(s) for r in folder.records if (s := number(r["step"])) is not None]
     if not folder.scores:
         how = "it ended" if folder.of_kind("end") else "it is still running or was cut off"
         return f"No verdict: the run has not been scored ({how}, at step {max(steps, default=0)})."
