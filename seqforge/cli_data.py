@@ -1,13 +1,15 @@
 """Commands on data: data inspect, data get, data decode, and score."""
 
+import contextlib
 import functools
 import io
 import json
 import pickle
 import pickletools
+import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -54,13 +56,26 @@ def inspect_(argv: list[str]) -> int:
     values = parser.parse_args(argv).as_dict()
     as_json, source = values.pop("json"), values.pop("file")
     config = build(DataConfig, {**values, "source": source})
-    if source in ("oracle", *worlds.NAMES):
+    if source in ("oracle", "dialogues", *worlds.NAMES):
         raise ValueError(f"data inspect: {source} is drawn, not read; give a file, folder or demo")
-    documents, corpus = corpora.documents_and_corpus(config)
+    for name in ("condition", "history", "max_source"):
+        if getattr(config, name) != getattr(DataConfig, name):
+            raise ValueError(f"data inspect: shows each text as a sequence, not pairs; leave out --{name}")
+    with _own_names():
+        documents, corpus = corpora.documents_and_corpus(config)
     settings = {f"data.{k}": v for k, v in corpora.settings(config, documents, corpus).items()}
     found = inspect.facts(documents, texts_of(documents, config), corpus, settings)
     print(json.dumps(found, indent=1, ensure_ascii=False)) if as_json else _print_inspected(found)
     return 0
+
+
+@contextlib.contextmanager
+def _own_names() -> Iterator[None]:
+    """Remedies name options as these commands have them, --column for --data.column."""
+    try:
+        yield
+    except ValueError as e:
+        raise ValueError(str(e).replace("--data.", "--")) from e
 
 
 def _print_inspected(found: dict[str, Any]) -> None:
@@ -119,7 +134,10 @@ def decode_(argv: list[str]) -> int:
     if (args.tokenizer is None) == (args.vocab is None):
         raise ValueError("data decode needs one of --tokenizer and --vocab")
     tokenizer, size = _tokenizer_at(args.tokenizer) if args.tokenizer else _vocabulary_at(args.vocab)
-    document = read(args.file, "ids")
+    try:
+        document = read(args.file, "ids")
+    except ValueError as e:  # this command has no such options
+        raise ValueError(re.sub(r",? or pass --data\.\w+ \w+( to leave it out)?", "", str(e))) from e
     found = tokens.read_ids(document.texts, document.place, size, "give the tokenizer or vocabulary that made the ids")
     ends = np.cumsum(found.lengths)
     rows = [found.ids[b - n : b].tolist() for b, n in zip(ends, found.lengths, strict=True)]
@@ -230,7 +248,8 @@ def score_(argv: list[str]) -> int:
     for name in NEED_TRAIN:
         if name in args.metrics and not args.train:
             raise ValueError(f"--metrics {name}: needs the text trained on; give it by --train FILE")
-    sets, kind = _sets_of(args)
+    with _own_names():
+        sets, kind = _sets_of(args)
     found = scoring.score(sets, args.metrics, {"tok": kind}, None, args.seed, args.smoothing, args.embedder)
     plain = [asdict(s) for s in found]
     print(json.dumps(plain, indent=1)) if args.json else print_metrics(plain)
@@ -270,7 +289,7 @@ def _documents(files: dict[str, str], config: DataConfig) -> tuple[dict[str, Doc
     """What the files hold, and whether they are tunes: folders of MIDI, all of them."""
     played = [name for name, path in files.items() if Path(path).exists() and _is_music(path, config)]
     if not played:
-        return {name: corpora.read_document(path, config) for name, path in files.items()}, False
+        return corpora.read_documents(files, config), False
     if len(played) < len(files):
         text = next(path for name, path in files.items() if name not in played)
         what = "not MIDI, but the others are" if Path(text).exists() else "no such file"

@@ -15,7 +15,7 @@ from seqforge.data.build import MOST_IDS, build, frequency_of, texts_of
 from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Corpus
 from seqforge.data.published import CORPORA
-from seqforge.data.readers import SPLITS, Document, folder_files, read
+from seqforge.data.readers import SPLITS, Document, folder_files, has_columns, read
 from seqforge.grammars import demo_grammar
 from seqforge.oracles import load_oracle, oracle_corpus, seeded_oracle
 
@@ -43,11 +43,21 @@ def documents_and_corpus(config: DataConfig) -> tuple[dict[str, Document], Corpu
         return _demo(config)
     if is_music(config):
         return _music(config)
-    documents = {
-        name: read_document(path, config, (config.limit or None) if name == "train" else None)
-        for name, path in find_files(config).items()
-    }
+    documents = read_documents(find_files(config), config)
     return documents, build(documents, config)
+
+
+GENERATED = ("format", "column", "valid", "test", "repeats", "limit")  # options that have no part in what is drawn
+
+
+def refuse_idle(config: DataConfig) -> None:
+    """Raises ValueError for options that would do nothing with this source: figures are not on the file one gave."""
+    names = GENERATED if config.source in WORLDS else ()
+    names += ("oracle_file",) if config.source != "oracle" else ()
+    for name in names:
+        if getattr(config, name) != getattr(DataConfig, name):
+            kind = "is drawn, not read" if config.source in WORLDS else "is no oracle"
+            raise ValueError(f"data.{name} is {getattr(config, name)}, but {config.source} {kind}; leave it out")
 
 
 def effective(config: DataConfig, corpus: Corpus) -> DataConfig:
@@ -106,6 +116,16 @@ def path_of(config: DataConfig) -> Path:
         except ValueError as e:
             raise ValueError(f"{e}; or train on a copy of your own: --data PATH") from e
     return path
+
+
+def read_documents(files: dict[str, str], config: DataConfig) -> dict[str, Document]:
+    """Each file by its name. A column counts for those that have columns; for all where none has, which is an error."""
+    columns = {name: config.column is not None and has_columns(path, config.format) for name, path in files.items()}
+    found = {}
+    for name, path in files.items():
+        own = config if columns[name] or not any(columns.values()) else dataclasses.replace(config, column=None)
+        found[name] = read_document(path, own, (config.limit or None) if name == "train" else None)
+    return found
 
 
 def read_document(path: str, config: DataConfig, most: int | None = None) -> Document:

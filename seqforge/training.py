@@ -116,6 +116,7 @@ def train(
     check_words(config)
     check_words(method_config)
     config = dataclasses.replace(config, data=_condition(config.data, getattr(expected, "pairs", False), method))
+    corpora.refuse_idle(config.data)
     settled = settle(config)
     if hasattr(method_config, "settled"):  # of files that the method reads besides the data
         method_config = method_config.settled(str(corpora.path_of(config.data)))

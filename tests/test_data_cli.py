@@ -383,3 +383,58 @@ def test_inspection_opens_no_run(capsys):
     inspected(["a.txt"], capsys)
     assert sorted(Path().rglob("*")) == before
     assert corpora.WORLDS == ("oracle", "demo", "dialogues", "agreement", "copying", "brackets")
+
+
+# --- options that a command does not have, or that have no part in it -----------------------------------------------
+
+
+def test_remedies_name_the_options_of_the_command(capsys):
+    """`data inspect` advised --data.column, which it then did not know."""
+    Path("t.csv").write_text("a,b\n" + "one two,three four\n" * 20)
+    refused(["inspect", "t.csv"], capsys, "pass one of these by --column: ")
+    Path("t.txt").write_text("one two three\n")
+    vocabulary = Path("v.txt")
+    vocabulary.write_text("a\nb\n")
+    capsys.readouterr()
+    assert main(["data", "decode", "t.txt", "--vocab", "v.txt"]) == 2
+    said = capsys.readouterr().err
+    assert "t.txt:1" in said
+    assert "--data" not in said
+
+
+@pytest.mark.parametrize("options", [["--condition", "turns"], ["--history", "3"], ["--max_source", "4"]])
+def test_inspect_refuses_what_it_does_not_show(options, folder, capsys):
+    refused(["inspect", folder, *options], capsys, f"leave out {options[0]}")
+    refused(["inspect", "dialogues"], capsys, "dialogues is drawn, not read")
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "named"),
+    [
+        ("demo", ["--data.test", "mine.txt"], "data.test is mine.txt, but demo is drawn, not read"),
+        ("oracle", ["--data.limit", "7"], "data.limit is 7, but oracle is drawn"),
+        ("agreement", ["--data.oracle_file", "nope.pkl"], "data.oracle_file is "),
+        ("mine.txt", ["--data.oracle_file", "nope.pkl"], "but mine.txt is no oracle"),
+    ],
+)
+def test_options_without_a_part_in_the_source_are_refused(source, options, named, capsys):
+    """The figures were on the oracle's test set, and the user's file was not even opened."""
+    Path("mine.txt").write_text("".join(f"a line {k}\n" for k in range(60)))
+    assert main(["train", "mle", "--data", source, *options, "--out", "run"]) == 2
+    said = capsys.readouterr().err
+    assert named in said
+    assert not Path("run").exists()
+
+
+def test_a_column_counts_for_the_files_that_have_one(capsys):
+    """Text drawn by `generate` could not be scored against the column of a table that it was trained on."""
+    rows = [f"{k},sentence number {k} of them" for k in range(60)]
+    Path("train.csv").write_text("\n".join(["id,review", *rows]) + "\n")
+    Path("test.txt").write_text("sentence number 3 of them\nanother sentence\n")
+    config = DataConfig("train.csv", column="review", test="test.txt")
+    assert len(load(config).test) == 2
+    argv = ["score", "--samples", "test.txt", "--references", "train.csv", "--metrics", "bleu"]
+    assert main([*argv, "--column", "review", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["score", "--samples", "test.txt", "--references", "test.txt", "--column", "review"]) == 2
+    assert "--column review was given, but the file is read as lines" in capsys.readouterr().err

@@ -77,7 +77,9 @@ def test_a_recipe_on_ones_own_data_leaves_its_world_behind(capsys):
     assert mine.data.vocab_size is None
     assert mine.data.max_length is None
     assert mine.mle.epochs == recipes.read("demo")["mle"]["epochs"]
-    assert "recipe demo: not taken over for mine.txt, being its world's: data.oracle_seed 7, data.vocab_size 1000" in said
+    assert (
+        "recipe demo: not taken over for mine.txt, being its world's: data.oracle_seed 7, data.vocab_size 1000" in said
+    )
     given = options.parse_train("seqgan", ["--recipe", "demo", "--data=mine.txt", "--data.vocab_size", "70"])
     assert given.data.vocab_size == 70
     capsys.readouterr()

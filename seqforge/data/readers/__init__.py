@@ -62,6 +62,17 @@ def read(
     return PLAIN[kind](found)
 
 
+def has_columns(path: str | Path, format: Format = "auto") -> bool:
+    """Whether a file would be read by a column or field; False of what cannot be read."""
+    name = os.fspath(path)
+    if format == "hf" or (format == "auto" and name.startswith(PREFIX)):
+        return True
+    if format != "auto":
+        return format in FIELDS
+    head = next(blocks(name), b"") if Path(name).is_file() else b""
+    return bool(head) and find_format(name, head) in FIELDS
+
+
 def folder_files(folder: Path) -> dict[str, Path]:
     """The train, valid, test and glove files of a folder (ScratchGAN's data_dir), those that are there.
 
