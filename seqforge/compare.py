@@ -100,7 +100,7 @@ def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
     Raises ValueError where two runs' signatures differ: other data, other sample counts, other temperatures.
     """
     groups: dict[str, dict[int, dict]] = {}
-    reference: tuple[Path, list[dict]] | None = None
+    seen: list[tuple[Path, list[dict]]] = []
     first: dict[str, dict] = {}
     for run in runs:
         config, scores = read_run(run)
@@ -111,10 +111,10 @@ def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
                 f"on by: seqforge resume {run}"
             )
         final = last["scores"]
-        if reference is None:
-            reference = (run, final)
-        names = {s["name"] for s in (*reference[1], *final)} - {"d_accuracy"}  # each run's own discriminator's
-        check_alike(*reference, run, final, names)
+        names = {s["name"] for s in final} - {"d_accuracy"}  # each run's own discriminator's
+        for before in seen:  # each, as the first may lack what two others have
+            check_alike(*before, run, final, names)
+        seen.append((run, final))
         name = group_of(config, first, defaults)
         group = groups.setdefault(name, {})
         if config["seed"] in group:
