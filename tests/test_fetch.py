@@ -138,7 +138,7 @@ def test_offline_opens_no_connection(shelf, tmp_path, monkeypatch, by_environmen
             m.setenv("SEQFORGE_OFFLINE", "1")
         m.setattr(socket.socket, "connect", lambda *a: pytest.fail("a connection was opened"))
         with pytest.raises(
-            ValueError, match=r"corpora/toy/a.txt: not in the cache, and offline; run `seqforge data get toy"
+            ValueError, match=r"corpora/toy/a.txt: not in the cache; fetch it by `seqforge data get toy"
         ):
             fetched(table, tmp_path, offline=not by_environment)
         with pytest.raises(ValueError, match="nothing can be fetched anew"):

@@ -111,8 +111,8 @@ def _need_cached(name: str, corpus: PublishedCorpus, folder: Path, force: bool) 
     for file in corpus.files:
         if not (folder / file.name).exists():
             raise ValueError(
-                f"{folder / file.name}: not in the cache, and offline; run `seqforge data get {name}` with a "
-                f"connection (SEQFORGE_OFFLINE unset), or put a copy of {file.url} there"
+                f"{folder / file.name}: not in the cache; fetch it by `seqforge data get {name}` (needs a connection, "
+                f"and SEQFORGE_OFFLINE unset), or put a copy of {file.url} there"
             )
 
 
