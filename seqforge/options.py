@@ -6,7 +6,7 @@ import functools
 import itertools
 import json
 import re
-import sys
+import warnings
 from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser, Namespace
@@ -150,7 +150,7 @@ def _without_world(recipe: str, values: dict[str, Any], argv: list[str]) -> dict
     left = {k: v for k, v in values.items() if k.startswith(("data.oracle", *(f"data.{name}" for name in OF_A_WORLD)))}
     if left:
         told = ", ".join(f"{k} {v}" for k, v in left.items())
-        print(f"recipe {recipe}: not taken over for {sources[-1]}, being its world's: {told}", file=sys.stderr)
+        warnings.warn(f"recipe {recipe}: not taken over for {sources[-1]}, being its world's: {told}", stacklevel=3)
     return {k: v for k, v in values.items() if k not in left}
 
 

@@ -212,7 +212,8 @@ ID_FILES = {
 def test_files_of_ids(kind, home, capsys):
     raw, words = ID_FILES[kind]
     Path("ids.txt").write_bytes(raw)
-    refused([*TINY, "--out", "new", "--data", "ids.txt"], capsys, *words)
+    sizes = ["--data.vocab_size", "20", "--data.max_length", "6"]
+    refused([*TINY, "--out", "new", "--data", "ids.txt", *sizes], capsys, *words)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_bad_files(kind, capsys):
     name, raw, words = BAD[kind]
     Path(name).write_bytes(raw)
     refused(["train", "seqgan", "--data", name, *SEQGAN, "--out", "new"], capsys, *words)
-    refused(["data", "inspect", name], capsys, *words)
+    refused(["data", "inspect", name], capsys, *(word.replace("--data.", "--") for word in words))
 
 
 @pytest.mark.parametrize(

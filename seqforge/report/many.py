@@ -16,7 +16,6 @@ from seqforge.report.folder import Folder, read_folder
 from seqforge.report.frontier import PICTURED, Line, frontier_lines, frontier_pictures
 from seqforge.report.page import environment, sections_of
 from seqforge.report.tables import Table, config_table, minus
-from seqforge.tables import verdicts_of
 
 SHOWN = ("nll_oracle", "nll_test", "nll_valid", "reward_mean", "d_accuracy_valid", "entropy", "gradient_norm")
 
@@ -37,7 +36,7 @@ def many_view(folders: list[Folder], defaults: Defaults) -> dict[str, Any]:
     together = frontier_pictures(lines_of([f for f in folders if f.scores], defaults)) if groups else []
     return {
         "title": f"{len(folders)} runs: {', '.join(f.name for f in folders)}",
-        "verdicts": [f"{name}: {word}: {why}" for name, word, why in verdicts_of(found)],
+        "verdicts": [f"{name}: {v['word']}: {v['reason']}" for name, g in groups.items() if (v := g["verdict"])],
         "refused": refused,
         "frontiers": together,
         "scores": score_table(groups) if groups else None,
