@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from seqforge import compare, controls, corpora, evaluate, generate, recipes, seeds, tunes, watch
+from seqforge import compare, controls, corpora, evaluate, export, generate, recipes, seeds, tunes, watch
 from seqforge.chat import Speaker
 from seqforge.data.midi import SUFFIXES
 from seqforge.data.music import MusicConfig
@@ -348,7 +348,7 @@ def export_(argv: list[str]) -> int:
     )
     parser.add_argument("--push", help="also push it to this repository of the Hugging Face hub (USER/NAME)")
     args = parser.parse_args(argv)
-    folder = evaluate.export(args.run, args.out, args.checkpoint)
+    folder = export.export(args.run, args.out, args.checkpoint)
     if args.push:
         _push(folder, args.push)
     out.print(str(folder), markup=False, soft_wrap=True)

@@ -56,6 +56,7 @@ TABLE = {
     "!seqforge.methods* seqforge.methods.mle",
     "seqforge.watch": "* !seqforge.report* !seqforge.methods* !seqforge.training",
     "seqforge.evaluate": "* !seqforge.report* !seqforge.methods* seqforge.methods.mle",
+    "seqforge.export": "seqforge.evaluate seqforge.frontier seqforge.verdict",
     "seqforge.frontier": "",
     "seqforge.verdict": "seqforge.frontier",
     "seqforge.compare": "*",

@@ -44,7 +44,7 @@ def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: 
     _warn_if_few(train, splits)
     unk_id = tokens.unknown_id(tokenizer, config.unk_token) if kind != "ids" else None
     if config.source != "demo":  # whose sentences are drawn, and may be drawn again
-        _warn_if_shared(train, splits)
+        _warn_if_shared(train, texts)
         _warn_if_unknown(train, splits, unk_id, config)
     return Corpus(
         **splits,
@@ -188,16 +188,15 @@ def _placer(document: Document, rows: list[int]):
     return lambda i: document.place(rows[i])
 
 
-def shared(splits: Mapping[str, Split]) -> dict[str, int]:
-    """How many sequences of valid and of test are training sequences too."""
-    of = {name: [hash(row.tobytes()) for row in s.ids.numpy().astype(np.int32)] for name, s in splits.items()}
-    known = set(of["train"])
-    return {name: sum(row in known for row in of[name]) for name in ("valid", "test")}
+def shared(texts: Mapping[str, list[str]], of: str, within: str) -> int:
+    """How many sequences of one set are in another too, as they were read: rare words make no two of them alike."""
+    known = set(texts[within])
+    return sum(text in known for text in texts[of])
 
 
-def _warn_if_shared(document: Document, splits: dict[str, Split]) -> None:
-    found = shared(splits)
-    told = [f"{n} of the {len(splits[k])} {k}" for k, n in found.items() if n > MOST_SHARED * len(splits[k])]
+def _warn_if_shared(document: Document, texts: dict[str, list[str]]) -> None:
+    found = {name: shared(texts, name, "train") for name in ("valid", "test")}
+    told = [f"{n} of the {len(texts[k])} {k}" for k, n in found.items() if n > MOST_SHARED * len(texts[k])]
     if told:
         warnings.warn(
             f"{document.path}: {' and '.join(told)} sequences are training sequences too; figures on them favour what "

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from seqforge.data.build import shared
 from seqforge.data.corpus import Corpus, Split
 from seqforge.data.readers import Document
 
@@ -28,9 +29,8 @@ def facts(
         "lengths": histogram(corpus.train.lengths.numpy()),
         "duplicates": {name: len(t) - len(set(t)) for name, t in texts.items()},
         "overlap": {
-            f"{b} lines that are in {a}": sum(t in in_a for t in texts[b])
+            f"{b} lines that are in {a}": shared(texts, b, a)
             for a, b in (("train", "valid"), ("train", "test"), ("valid", "test"))
-            for in_a in [set(texts[a])]
         },
         "samples": {
             "as read": [text[:200] for text in texts["train"][:SHOWN]],
