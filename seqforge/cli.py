@@ -11,13 +11,16 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from seqforge import __version__, cli_chat, cli_data, cli_runs, cli_sweep, cli_turing, controls, options, seeds
+from seqforge.models.kinds import GeneratorConfig
 from seqforge.options import Parser
-from seqforge.report.folder import read_log
+from seqforge.report.folder import read_folder
+from seqforge.report.scores import verdict
 from seqforge.settings import RunConfig, build
 from seqforge.tables import out
-from seqforge.training import METHODS, Interrupted, default_options, free_folder, resume, train, write_report
+from seqforge.training import METHODS, Interrupted, free_folder, has_controls, resume, train, write_report
 
 
 def train_(argv: list[str]) -> int:
@@ -39,11 +42,19 @@ def train_(argv: list[str]) -> int:
     controlled = values.pop("with_controls")
     config, method_config = build(RunConfig, values), build(METHODS[method][0], values)
     if controlled:
-        controls.check(method, method_config, "--with-controls: ", start)
+        _check_controls(method, method_config, start)
     _warn_if_busy(config.threads)
-    folder = train(method, config, method_config, given, start, recipe)
-    shown = _show(folder)
-    return cli_runs.show_controls(folder) if controlled else shown
+    return _end(train(method, config, method_config, given, start, recipe, controlled))
+
+
+def _check_controls(method: str, config: Any, start: object) -> None:
+    """Raises ValueError, before anything is trained, for a run that its controls would refuse when it has ended."""
+    controls.check(method, config, "--with-controls: ", start)
+    if isinstance(config.generator, GeneratorConfig) and not config.mle.epochs:
+        raise ValueError(
+            "--with-controls: mle.epochs is 0, so that there is no pre-training to gain over or to tell MLE's time by; "
+            "give --mle.epochs 1 or more, or leave --with-controls out"
+        )
 
 
 def _train_seeds(method: str, argv: list[str]) -> int:
@@ -58,7 +69,7 @@ def _train_seeds(method: str, argv: list[str]) -> int:
     values = options.parse_train(method, [*rest, "--seed", str(wanted[0])]).as_dict()  # refused once, before any starts
     _, method_config = (build(cls, values) for cls in (RunConfig, METHODS[method][0]))
     if values["with_controls"]:
-        controls.check(method, method_config, "--with-controls: ", values["from"])
+        _check_controls(method, method_config, values["from"])
     limit = seeds.at_once(int(together) if together.isdigit() else -1, len(wanted))
     folder = Path(args.out) if args.out else free_folder(f"{method}-seeds")
     seeds.begin(folder, method, rest, wanted)
@@ -66,17 +77,30 @@ def _train_seeds(method: str, argv: list[str]) -> int:
 
 
 def _end_seeds(folder: Path, limit: int) -> int:
+    """Train what is left, compare, and write the page: of those seeds that came to their end where others failed, which
+    the ValueError that it then raises names.
+    """
+    failed = None
     try:
         seeds.carry_out(folder, limit)
+    except ValueError as e:
+        failed = e
     except KeyboardInterrupt as e:
         raise Interrupted(f"interrupted; to go on: seqforge resume {folder}") from e
-    from seqforge import report
-
-    cli_runs.show_comparison(seeds.runs_of(folder))
-    if any((run / "controls").is_dir() for run in seeds.runs_of(folder)):
-        cli_runs.show_controls(folder)
-    page = report.build_many(seeds.runs_of(folder), folder / "report.html", default_options)
-    out.print(f"runs {folder}/seed-*  report {page}", markup=False, soft_wrap=True)
+    runs, missing = seeds.scored(folder)
+    cli_runs.warn(missing)
+    if runs:
+        cli_runs.show_comparison(runs)
+    if any(has_controls(run) for run in runs):
+        if failed is None:
+            cli_runs.show_controls(folder)
+        else:
+            cli_runs.warn([f"the controls are told when all seeds have ended: seqforge resume {folder}"])
+    if seeds.begun(folder)[0]:
+        page = cli_runs.write_page([folder], folder / "report.html")
+        out.print(f"runs {folder}/seed-*  report {page}", markup=False, soft_wrap=True)
+    if failed is not None:
+        raise failed
     return 0
 
 
@@ -99,17 +123,22 @@ def resume_(argv: list[str]) -> int:
     if (folder / seeds.FILE).is_file():
         return _end_seeds(folder, seeds.at_once(0, len(seeds.runs_of(folder))))
     if resume(folder):
-        return _show(folder)
+        return _end(folder)
     page = folder / "report.html"
     page = page if page.is_file() else write_report(folder)
     out.print(f"{folder} has finished; its report: {page}", markup=False, soft_wrap=True)
-    return 0
+    return _controls(folder)
 
 
-def _show(folder: Path) -> int:
-    """The end of a run: its scores, why it was stopped if it was, its best checkpoint, and where its report is."""
+def _end(folder: Path) -> int:
+    """The end of a run: its scores and verdict, or why there is none, why it was stopped if it was, its best checkpoint
+    and where its report is; then its null controls where they were asked for.
+    """
+    read = read_folder(folder)
     cli_runs.show_scores(folder)
-    end = read_log(folder / "log.jsonl")[0][-1]
+    if not read.scores["verdict"]:
+        out.print(verdict(read), markup=False)
+    end = read.records[-1]
     if "stopped" in end:
         out.print(f"stopped early: {end['stopped']}", markup=False, soft_wrap=True)
     if best := end.get("best"):
@@ -117,7 +146,15 @@ def _show(folder: Path) -> int:
         out.print(told, markup=False, soft_wrap=True)
     page = folder / "report.html"
     out.print(f"run {folder}" + (f"  report {page}" if page.is_file() else ""), markup=False, soft_wrap=True)
-    return 0
+    return _controls(folder)
+
+
+def _controls(folder: Path) -> int:
+    """Train, or go on with, the null controls of a run that ended, and show them; nothing where none were asked for."""
+    try:
+        return cli_runs.show_controls(folder) if has_controls(folder) else 0
+    except Interrupted as e:  # of one of them
+        raise Interrupted(f"interrupted; to go on: seqforge resume {folder}") from e
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

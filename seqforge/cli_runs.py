@@ -245,26 +245,62 @@ def report_(argv: list[str]) -> int:
     from seqforge import report
 
     parser = Parser(prog="seqforge report", description=report_.__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders of seeds")
     parser.add_argument(
-        "--out", type=Path, help="file to write (default: report.html in the run folder; needed for several)"
+        "--out", type=Path, help="file to write (default: report.html in the folder; needed for several)"
     )
-    parser.add_argument("--png", type=Path, help="write every picture of one run to this folder, a PNG each, instead")
+    parser.add_argument("--png", type=Path, help="write every picture to this folder instead, a PNG each")
     args = parser.parse_args(argv)
+    runs, missing = _of_each(args.runs, seeds.begun)
+    warn(missing)
     if args.png:
-        if len(args.runs) > 1 or args.out:
-            raise ValueError("--png takes one run and no --out; leave the rest out")
-        for path in report.pictures_png(args.runs[0], args.png):
+        if args.out:
+            raise ValueError("--png: goes without --out; leave one of them out")
+        one = len(runs) == 1
+        paths = report.pictures_png(runs[0], args.png) if one else report.many_png(runs, args.png, default_options)
+        for path in paths:
             out.print(str(path), markup=False, soft_wrap=True)
         return 0
     if len(args.runs) > 1 and args.out is None:
         raise ValueError(f"a report of {len(args.runs)} runs needs --out FILE")
-    if len(args.runs) == 1:
+    if len(args.runs) == 1 and not are_seeds(args.runs[0]):
         page = report.build(args.runs[0], args.out)
     else:
-        page = report.build_many(args.runs, args.out, default_options)
+        page = write_page(args.runs, args.out or args.runs[0] / "report.html")
     out.print(str(page), markup=False, soft_wrap=True)
     return 0
+
+
+def are_seeds(folder: Path) -> bool:
+    return (folder / seeds.FILE).is_file()
+
+
+def write_page(folders: list[Path], to: Path) -> Path:
+    """The page of several runs, or folders of seeds; seeds that have no run are named on it."""
+    from seqforge.report import build_many
+
+    runs, missing = _of_each(folders, seeds.begun)
+    return build_many(runs, to, default_options, missing)
+
+
+def _of_each(
+    folders: list[Path], of_seeds: Callable[[Path], tuple[list[Path], list[str]]]
+) -> tuple[list[Path], list[str]]:
+    """Runs, of a folder of seeds those that it has, and in sentences which are missing. Raises ValueError for a folder
+    that has none.
+    """
+    runs, missing = [], []
+    for folder in folders:
+        found, told = of_seeds(folder) if are_seeds(folder) else ([folder], [])
+        if not found:
+            raise ValueError(f"{folder}: none of its seeds has come so far; to go on: seqforge resume {folder}")
+        runs, missing = [*runs, *found], [*missing, *told]
+    return runs, missing
+
+
+def warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def compare_(argv: list[str]) -> int:
@@ -294,7 +330,8 @@ def compare_(argv: list[str]) -> int:
         return show_controls(args.controls, shown)
     if not args.runs:
         raise ValueError("compare: no runs; give run folders, or --controls RUN")
-    runs = [run for folder in args.runs for run in runs_of(folder)]
+    runs, missing = _of_each(args.runs, seeds.scored)
+    warn(missing)
     found = compare.compare(runs, default_options)
     if args.plot:
         from seqforge import report
@@ -309,7 +346,7 @@ def compare_(argv: list[str]) -> int:
 
 def runs_of(folder: Path) -> list[Path]:
     """A run, or those of a folder of seeds."""
-    return seeds.runs_of(folder) if (folder / seeds.FILE).is_file() else [folder]
+    return seeds.runs_of(folder) if are_seeds(folder) else [folder]
 
 
 def show_controls(folder: Path, shown: str = "table") -> int:

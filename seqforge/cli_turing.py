@@ -75,6 +75,7 @@ def deck_of(run: Path, n: int, temperature: float, seed: int, pretrained: bool) 
         folders["pretrained"] = found
     filter = Filter(temperature)
     corpus = corpora.load(build(RunConfig, config).data)
+    corpora.check(run, corpus)
     real = corpus.decode(corpus.test.ids, corpus.test.lengths)
     drawn = {name: _texts(folder, n, corpus.max_length, filter, seed) for name, folder in folders.items()}
     return turing.deal(n, real, drawn, seed, temperature, checkpoint.step_of(folders["generated"]))

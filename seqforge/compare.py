@@ -1,4 +1,5 @@
-"""Runs side by side: NLL_oracle at equal NLL_test, with intervals over seeds. Works on scores.json; no torch.
+"""Runs side by side: NLL_oracle at equal NLL_test, with intervals over seeds. Works on scores.json, and of one seed on
+draws.npz; no torch.
 
 A temperature alone trades NLL_test for NLL_oracle, so one number says little: what counts is where the curve of a
 generator over its temperatures lies against another's (Caccia et al., arXiv 1811.02549).
@@ -6,32 +7,62 @@ generator over its temperatures lies against another's (Caccia et al., arXiv 181
 
 import json
 import statistics
+import zipfile
+import zlib
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from scipy import stats
 
-from seqforge.frontier import AXES, Axes, gap_at_one, gap_over_range, mean_interval, points_of
-from seqforge.verdict import Judgement, collapsed, opponent, over_seeds, reason, rival
+from seqforge.frontier import AXES, Axes, gap_over_range, mean_interval, points_of
+from seqforge.verdict import FILE, Draws, Judgement, collapsed, judge, load_draws, opponent, over_seeds, reason, rival
 
 
 def read_run(run: Path) -> tuple[dict, dict]:
-    """config and scores of a finished run. Raises ValueError naming what is missing and how to make it."""
+    """config and scores of a finished run. Raises ValueError naming what is missing, or another version's, and how to
+    make it.
+    """
     if not (run / "config.yaml").is_file():
         raise ValueError(f"{run}: not a run folder (no config.yaml in it)")
     if not (run / "scores.json").is_file():
         raise ValueError(f"{run}: no scores.json yet; a run makes it as it ends, or: seqforge evaluate {run}")
     try:
-        config, scores = (
-            yaml.safe_load((run / "config.yaml").read_text()),
-            json.loads((run / "scores.json").read_text()),
-        )
-        if not scores["generators"]:
-            raise ValueError("it has no generator")
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        _check_keys("it", config, ("method", "seed"))
+    except (ValueError, yaml.YAMLError) as e:
+        raise ValueError(f"{run / 'config.yaml'}: {e}; restore the file that the training wrote, or train anew") from e
+    try:
+        scores = json.loads((run / "scores.json").read_text())
+        _check_scores(scores)
         return config, scores
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as e:
-        raise ValueError(f"{run / 'scores.json'} or config.yaml: {e}; make it anew by: seqforge evaluate {run}") from e
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{run / 'scores.json'}: {e}; make it anew by: seqforge evaluate {run}") from e
+
+
+def _check_scores(scores: dict) -> None:
+    """Raises ValueError, or TypeError, for what `seqforge evaluate` does not write."""
+    _check_keys("it", scores, ("generators",))
+    if not scores["generators"]:
+        raise ValueError("it has no generator")
+    for generator in scores["generators"]:
+        _check_keys("a generator", generator, ("name", "scores"))
+        for score in generator["scores"]:
+            _check_keys(
+                f"a score of {generator['name']}", score, ("name", "value", "stderr", "temperature", "signature")
+            )
+    for judgement in scores.get("judgements") or []:
+        _check_keys("a judgement", judgement, Judgement.__dataclass_fields__)
+        if more := judgement.keys() - Judgement.__dataclass_fields__.keys():
+            raise ValueError(f"a judgement has {', '.join(sorted(more))}, which is not known here")
+
+
+def _check_keys(what: str, held: object, names: Collection[str]) -> None:
+    if not isinstance(held, dict):
+        raise ValueError(f"{what} is {held!r:.40}, not a mapping")
+    if lacking := [name for name in names if name not in held]:
+        raise ValueError(f"{what} has no {', '.join(lacking)}")
 
 
 # what may differ between the seeds of one experiment; the method sees nothing of MLE's counterpart
@@ -92,14 +123,52 @@ def check_alike(of: Path, mine: list[dict], against: Path, theirs: list[dict], n
         )
 
 
+class Side(NamedTuple):
+    """A generator of a run, with its scores."""
+
+    run: Path
+    name: str
+    scores: list[dict]
+
+    def draws(self) -> Draws:
+        """What the scores might have been; {} where the file is missing or damaged."""
+        try:
+            return load_draws(self.run / FILE, self.name)
+        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
+            return {}
+
+    def as_it_is(self) -> "Side":
+        """At temperature 1 alone."""
+        return self._replace(scores=[s for s in self.scores if s["temperature"] == 1.0])
+
+
+class Scored(NamedTuple):
+    """A run, with its scores.json."""
+
+    run: Path
+    scores: dict
+
+    @property
+    def final(self) -> Side:
+        return self._side(self.scores["generators"][-1])
+
+    @property
+    def rival(self) -> Side:
+        return self._side(rival(self.scores["generators"]))
+
+    def _side(self, generator: dict) -> Side:
+        return Side(self.run, generator["name"], generator["scores"])
+
+
 def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
     """Per group of runs: each score at temperature 1, and the gaps to MLE as good as the group's own runs have it; the
-    gaps between the first group and the others, paired by seed; mean ranks. All as mean and 95 % interval over seeds,
-    on the most telling frontier that all have. A score that one run of a group lacks is named in `left_out`.
+    gaps between the first group and the others, paired by seed; mean ranks. All as mean and half the 95 % interval over
+    seeds, of one seed over its samples, on the most telling frontier that all have. A score that one run of a group
+    lacks is named in `left_out`.
 
     Raises ValueError where two runs' signatures differ: other data, other sample counts, other temperatures.
     """
-    groups: dict[str, dict[int, dict]] = {}
+    groups: dict[str, dict[int, Scored]] = {}
     seen: list[tuple[Path, list[dict]]] = []
     first: dict[str, dict] = {}
     for run in runs:
@@ -107,8 +176,8 @@ def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
         last = scores["generators"][-1]
         if last["name"] != "final":
             raise ValueError(
-                f"{run} cannot be compared: it was scored at step {last['step']}, before its end; let it end, or go "
-                f"on by: seqforge resume {run}"
+                f"{run} cannot be compared: it was scored at step {last.get('step')}, before its end; let it end, or "
+                f"go on by: seqforge resume {run}"
             )
         final = last["scores"]
         names = {s["name"] for s in final} - {"d_accuracy"}  # each run's own discriminator's
@@ -119,37 +188,44 @@ def compare(runs: Sequence[Path], defaults: Defaults = lambda _: {}) -> dict:
         group = groups.setdefault(name, {})
         if config["seed"] in group:
             raise ValueError(f"{run}: a second run of {name} with seed {config['seed']}")
-        group[config["seed"]] = scores
-    finals = {name: {k: v["generators"][-1]["scores"] for k, v in g.items()} for name, g in groups.items()}
-    every = [scores for g in finals.values() for scores in g.values()]
+        group[config["seed"]] = Scored(run, scores)
+    finals = {name: {seed: scored.final for seed, scored in g.items()} for name, g in groups.items()}
+    every = [side.scores for g in finals.values() for side in g.values()]
     name = next((n for n, axes in AXES.items() if all(points_of(scores, axes) for scores in every)), "oracle")
-    placed = ranks(finals, AXES[name])
+    placed = ranks({n: {seed: side.scores for seed, side in g.items()} for n, g in finals.items()}, AXES[name])
     return {
         "frontier": name,
         "groups": {n: {**_summary(by_seed, name), "rank": placed[n]} for n, by_seed in groups.items()},
-        "gaps": _gaps(finals, AXES[name]),
+        "gaps": _gaps(finals, name),
     }
 
 
-def _summary(by_seed: dict[int, dict], frontier: str) -> dict:
-    axes, plain = AXES[frontier], {}
-    pairs = {}
-    for seed, scores in by_seed.items():
-        generators = scores["generators"]
-        for s in generators[-1]["scores"]:
-            if s["temperature"] == 1.0:
-                plain.setdefault(s["name"], []).append(s["value"])
-        if len(generators) > 1:
-            pairs[seed] = (generators[-1]["scores"], rival(generators)["scores"])
-    verdicts = _verdicts({seed: scores for seed, scores in by_seed.items() if seed in pairs})
+def _summary(by_seed: dict[int, Scored], frontier: str) -> dict:
+    plain: dict[str, list[dict]] = {}
+    for scored in by_seed.values():
+        for s in scored.final.as_it_is().scores:
+            plain.setdefault(s["name"], []).append(s)
+    fair = {seed: one for seed, one in by_seed.items() if one.scores.get("fair", True)}
+    pairs = {seed: (one.final, one.rival) for seed, one in fair.items() if len(one.scores["generators"]) > 1}
+    verdicts = _verdicts({seed: by_seed[seed].scores for seed in pairs})
     return {
         "seeds": sorted(by_seed),
-        "scores": {name: mean_interval(values) for name, values in plain.items() if len(values) == len(by_seed)},
-        "left_out": sorted(name for name, values in plain.items() if len(values) < len(by_seed)),
-        "to_pretrained": _both_gaps(pairs, axes),
+        "scores": {name: _mean(each) for name, each in plain.items() if len(each) == len(by_seed)},
+        "left_out": sorted(name for name, each in plain.items() if len(each) < len(by_seed)),
+        "to_pretrained": _both_gaps(pairs, frontier),
         "verdicts": verdicts,
         "verdict": _told(next((v for v in verdicts if v["frontier"] == frontier), None), by_seed, pairs),
     }
+
+
+def _mean(each: list[dict]) -> tuple[float, float | None]:
+    """A score of several seeds as mean and half its interval; of one seed that over its samples, where it has one."""
+    if len(each) > 1:
+        return mean_interval([s["value"] for s in each])
+    (one,) = each
+    if ends := one.get("interval"):
+        return one["value"], (ends[1] - ends[0]) / 2
+    return one["value"], None if one["stderr"] is None else 1.96 * one["stderr"]
 
 
 def _verdicts(by_seed: dict[int, dict]) -> list[dict]:
@@ -171,17 +247,18 @@ def _verdicts(by_seed: dict[int, dict]) -> list[dict]:
     return out
 
 
-Pairs = dict[int, tuple[list[dict], list[dict]]]  # seed -> scores of the one, and of what it is held to
+Pairs = dict[int, tuple[Side, Side]]  # seed -> the one, and what it is held to
 
 
-def _told(verdict: dict | None, by_seed: dict[int, dict], pairs: Pairs) -> dict | None:
+def _told(verdict: dict | None, by_seed: dict[int, Scored], pairs: Pairs) -> dict | None:
     """`verdict`, on the frontier that the runs are compared on, as a word and its reason; no word where only one seed
     of several has a part in it. None for runs that are held to nothing.
     """
-    if not pairs:
+    withheld = [seed for seed, one in by_seed.items() if not one.scores.get("fair", True)]
+    if not pairs and not withheld:
         return None
     if verdict is None:
-        told = {seed: by_seed[seed].get("verdict") for seed in sorted(pairs)}
+        told = {seed: by_seed[seed].scores.get("verdict") for seed in sorted([*pairs, *withheld])}
         each = [f"Seed {seed}: {sentence}" for seed, sentence in told.items() if sentence]
         return {"word": "no verdict", "reason": " ".join(["no seed has one on the frontier compared.", *each])}
     word, why, shared = f"{verdict['word']} MLE", verdict["reason"], verdict["seeds"]
@@ -189,30 +266,49 @@ def _told(verdict: dict | None, by_seed: dict[int, dict], pairs: Pairs) -> dict 
         word, why = "no verdict", f"only seed {shared[0]} of {len(pairs)} shares a range with its MLE: {why}"
     elif others := ", ".join(str(seed) for seed in sorted(pairs) if seed not in shared):
         why += f" Seeds without a shared range, not counted: {others}."
-    for seed, pair in sorted(pairs.items()):
-        if fallen := collapsed(*pair, opponent(rival(by_seed[seed]["generators"])["name"])):
+    if others := ", ".join(map(str, sorted(withheld))):
+        why += f" Seeds without a fair opponent, not counted: {others}."
+    for seed, (mine, theirs) in sorted(pairs.items()):
+        if fallen := collapsed(mine.scores, theirs.scores, opponent(theirs.name)):
             why += f" Seed {seed}: {fallen}"
     return {"word": word, "reason": why}
 
 
-def _both_gaps(pairs: Pairs, axes: Axes) -> dict:
-    """Both gaps of each pair of scores, as mean and interval over the seeds that have one at equal diversity, and p of
-    the paired t-test that it is 0; those seeds are named.
+def _both_gaps(pairs: Pairs, frontier: str) -> dict:
+    """The gap of each generator as it is, and over its temperatures, to what it is held to."""
+    ones = {seed: (mine.as_it_is(), theirs) for seed, (mine, theirs) in pairs.items()}
+    return {"at_one": _gap(ones, frontier), "over_range": _gap(pairs, frontier)}
+
+
+def _gap(pairs: Pairs, frontier: str) -> dict:
+    """Mean and half the 95 % interval over the seeds that share a range, which are named, and p of the paired t-test
+    that it is 0. Of one seed the interval is that of its samples drawn again (by: bootstrap or parts, see verdict.py);
+    where there is none there is no number either, but a reason.
     """
-    ones = {seed: gap_at_one(*pair, axes) for seed, pair in pairs.items()}
-    ranges = {seed: gap_over_range(*pair, axes) for seed, pair in pairs.items()}
-    found = {
-        "at_one": {seed: gap.value for seed, gap in ones.items() if gap is not None and gap.kind == "equal diversity"},
-        "over_range": {seed: value for seed, value in ranges.items() if value is not None},
-    }
-    return {
-        name: {
-            "seeds": sorted(values),
-            "gap": mean_interval(list(values.values())) if values else None,
-            "p": paired_p(list(values.values())),
-        }
-        for name, values in found.items()
-    }
+    each = {seed: gap_over_range(mine.scores, theirs.scores, AXES[frontier]) for seed, (mine, theirs) in pairs.items()}
+    values = {seed: gap for seed, gap in each.items() if gap is not None}
+    found = {"seeds": sorted(values), "gap": None, "by": None, "p": paired_p(list(values.values())), "reason": None}
+    if len(values) > 1:
+        return found | {"gap": mean_interval(list(values.values())), "by": "seeds"}
+    if not values:
+        return found
+    mine, theirs = pairs[found["seeds"][0]]
+    j = judge(frontier, mine.scores, theirs.scores, mine.draws(), theirs.draws())
+    if j is None:
+        return found | {"reason": _undrawn(frontier, mine, theirs)}
+    return found | {"gap": (j.gap, (j.high - j.low) / 2), "by": j.by}
+
+
+def _undrawn(frontier: str, *sides: Side) -> str:
+    """Why a gap of one seed has no interval."""
+    lacking = dict.fromkeys(s.run for s in sides if AXES[frontier].quality not in {name for name, _ in s.draws()})
+    if lacking:
+        how = " and ".join(f"seqforge evaluate {run}" for run in lacking)
+        return f"one seed, and no {FILE} to tell its interval by; make it by: {how}"
+    return (
+        "one seed, and too few of its samples drawn again share a range to tell its interval; evaluate with more "
+        "samples or temperatures, or train more seeds"
+    )
 
 
 def paired_p(differences: Sequence[float]) -> float | None:
@@ -222,13 +318,13 @@ def paired_p(differences: Sequence[float]) -> float | None:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)  # pyright: ignore
 
 
-def _gaps(groups: dict[str, dict[int, list[dict]]], axes: Axes) -> list[dict]:
+def _gaps(groups: dict[str, dict[int, Side]], frontier: str) -> list[dict]:
     """The first group's generators less every other's, paired by seed."""
     names, out = list(groups), []
     for other in names[1:]:
         shared = sorted(groups[names[0]].keys() & groups[other].keys())
         pairs = {s: (groups[names[0]][s], groups[other][s]) for s in shared}
-        out.append({"of": names[0], "against": other, **_both_gaps(pairs, axes)})
+        out.append({"of": names[0], "against": other, **_both_gaps(pairs, frontier)})
     return out
 
 

@@ -36,8 +36,11 @@ def carry_out(run: Path) -> dict[str, Path]:
         raise ValueError(
             f"{run}: stopped early ({stopped}), so its controls would train longer; train without --stop-on"
         )
-    config = dataclasses.replace(build(RunConfig, plain), stop_on=[])
-    method = build(training.METHODS[plain["method"]][0], plain)
+    try:
+        config = dataclasses.replace(build(RunConfig, plain), stop_on=[])
+        method = build(training.METHODS[plain["method"]][0], plain)
+    except TypeError as e:  # of another version
+        raise ValueError(f"{run / 'config.yaml'}: {e}; restore it or train anew") from e
     check(plain["method"], method, f"{run}: ", plain["from"])
     epochs = epochs_as_long(run) if isinstance(method.generator, GeneratorConfig) else 0
     found = {}

@@ -96,9 +96,11 @@ Loadable = LSTMGenerator | HierarchicalGenerator | SkipLSTMGenerator | Transform
 GENERATORS = {cls.__name__: cls for cls in get_args(Loadable)}
 
 
-def load_generator(folder: Path, precision: str = "fp32") -> Loadable:
-    """The generator of a checkpoint folder, ready to sample; `precision` is that of the features leaked to it."""
-    player = player_of(folder)
+def load_generator(folder: Path, precision: str = "fp32", player: Path | None = None) -> Loadable:
+    """The generator of a checkpoint folder, ready to sample; `precision` is that of the features leaked to it. player:
+    another than its usual one.
+    """
+    player = player or player_of(folder)
     config = json.loads((player / "config.json").read_text())
     name = "+".join(config.pop("architectures", ["LSTMGenerator"]))
     if name not in GENERATORS:
@@ -326,12 +328,15 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
             judge = calibration.described(folder, corpus, kept[name][1.0], precision, config.seed)
         if judge is not None and judge["pairs"] and _judge_has_learned(folder, facts):
             rows[-1]["scores"] += [s for s in judge["scores"] if s["name"] == "d_accuracy"]
-        stopped = early(folder, generator, precision) if name == "pre-trained" else None
-        if stopped is not None:  # for the verdict alone
-            found = sweep(stopped, corpus, config, draws.setdefault(verdicts.EARLY, {}))
-            rows.append({"name": verdicts.EARLY, "checkpoint": folder.name, "scores": [s.as_dict() for s in found]})
-    told, judged = verdict(rows, stage, draws, controls_of(facts))
+        for other, model in mle_of(folder, generator, precision).items() if name == "pre-trained" else ():
+            found = sweep(model.to(corpus.train.ids.device), corpus, config, draws.setdefault(other, {}))
+            rows.append({"name": other, "checkpoint": folder.name, "scores": [s.as_dict() for s in found]})
+    (told, judged), fair = verdict(rows, stage, draws, controls_of(facts)), True
+    if (folder := found_before[0][1]) is not None and told and verdicts.rival(rows) is rows[0] and unripe(folder):
+        more = "give --counterpart.epochs 100" if "counterpart" in facts else "raise --mle.epochs"
+        told, judged, fair = verdicts.withheld(rows, more), [], False
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
+    result["fair"] = fair  # whether what the last is held to is MLE
     part = run / f".{verdicts.FILE}.part"
     verdicts.save_draws(part, draws)
     os.replace(part, run / verdicts.FILE)
@@ -341,6 +346,22 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
     _write(run / portrait.DISTRIBUTIONS, portrait.distributions(kept, corpus, config.seed))
     _write(run / portrait.NEAREST, portrait.beside_training(kept, corpus, config.seed))
     return result
+
+
+def mle_of(folder: Path, generator: Loadable, precision: str) -> dict[str, Loadable]:
+    """By name, what the verdict holds a run with a pre-training to, where that is not the pre-trained generator: MLE's
+    counterpart beside it, or the best epoch of a pre-training that went on past it.
+    """
+    if (player := folder / mle.COUNTERPART).is_dir():
+        return {verdicts.COUNTERPART: load_generator(folder, precision, player)}
+    stopped = early(folder, generator, precision)
+    return {} if stopped is None else {verdicts.EARLY: stopped}
+
+
+def unripe(folder: Path) -> bool:
+    """Whether the pre-training of a checkpoint ended while its validation NLL was still falling, or there was none."""
+    best = checkpoint.load_training(folder)["kept"].get("mle.best")
+    return best is not None and not best["age"]
 
 
 def early(folder: Path, generator: Loadable, precision: str) -> Loadable | None:

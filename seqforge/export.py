@@ -8,7 +8,6 @@ import yaml
 
 from seqforge.evaluate import Loadable, find_checkpoint, load_generator, load_tokenizer, read_config
 from seqforge.frontier import heat
-from seqforge.verdict import EARLY
 
 
 def model_card(run: Path, folder: Path, model: Loadable) -> str:
@@ -20,7 +19,7 @@ def model_card(run: Path, folder: Path, model: Loadable) -> str:
     lines += ["", "```yaml", yaml.safe_dump(shared, sort_keys=False).strip(), "```", "", *_how_to_load(model, config)]
     scores = run / "scores.json"
     generators = json.loads(scores.read_text())["generators"] if scores.is_file() else []
-    scored = [g for g in generators if g["name"] != EARLY]  # whose weights are not the checkpoint's generator
+    scored = [g for g in generators if "step" in g]  # the others' weights are not the checkpoint's generator
     mine = next((g for g in reversed(scored) if g["checkpoint"] == folder.name), None)
     if mine is None:
         return "\n".join([*lines, "Not scored.", ""])

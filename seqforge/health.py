@@ -7,16 +7,15 @@ docs/health.md.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from seqforge import ranges, signs
-from seqforge.signs import Found, Sign
+from seqforge.signs import STAGES, Found, Sign
 
-STAGES = ("adversarial", "policy gradient", "cooperative")  # phases that are judged
 PRETRAINING = "mle"  # its last figures are what the stages are held to
 KEPT = (*STAGES, PRETRAINING, "scheduled sampling", "distillation", "search")  # phases that measure what is saved
 REWARDS = ("reward_mean", "reward", "bleu")  # what the methods call the mean reward of a step
@@ -31,7 +30,7 @@ class HealthConfig:
     """When a run warns. The defaults are ours, by runs in docs/results.md that were healthy and that were not.
 
     Args:
-        watch: look for the signs at all, and name the best checkpoint by validation
+        watch: look for the signs; the best checkpoint by validation is kept and named without, too
         entropy: collapse: entropy of samples below this share of the pre-trained generator's; 0: never (the verdict's:
             0.5)
         entropy_unlearnt: the same without pre-training: share of the lesser of the lowest NLL_valid and the training
@@ -74,7 +73,9 @@ class Watch:
     """
 
     def __init__(self, config: HealthConfig | None = None, stop_on: Sequence[str] = (), options: Collection[str] = ()):
-        self.config, self.stop_on, self.options = config or HealthConfig(), tuple(stop_on), frozenset(options)
+        config = config or HealthConfig()
+        self.watching, self.config = config.watch, replace(config, watch=True)  # looks are for the best checkpoint too
+        self.stop_on, self.options = tuple(stop_on), frozenset(options)
         self.look: float | None = None  # NLL_valid of the generator as it stands; none once it trains on
         self.best: dict[str, Any] = {}  # what best.json holds
         self.stopped = ""  # why the run is to end
@@ -109,14 +110,16 @@ class Watch:
 
     def lacks_floor(self, phase: str) -> bool:
         """Whether nothing is known yet that the entropy can be held to: then `measure` counts the training set."""
-        return phase in STAGES and not {"entropy_mle", "entropy_train"} & self._known.keys()
+        return self.watching and phase in STAGES and not {"entropy_mle", "entropy_train"} & self._known.keys()
 
     def read(self, step: int, phase: str, kind: str, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Take in a record; the warnings it gives rise to, as records."""
-        if not self.config.watch or phase not in KEPT or kind not in ("health", "train"):
+        if phase not in KEPT or kind not in ("health", "train"):
             return []
         if kind == "health":
             self.look = figures["nll_valid"]
+        if not self.watching:
+            return []
         if phase not in STAGES:
             if phase == PRETRAINING and kind == "health":
                 self._take_reference(figures)
@@ -183,13 +186,23 @@ class Watch:
         if found.excess <= 1:
             return None
         self._up.append(found.sign)
-        tries = signs.remedies(found.sign, self.options)
         told = f"{found.sign}: {found.text}, since step {found.since}"
         if found.sign in self.stop_on and not self.stopped:
             self.stopped = told
-        message = f"{told}. Try {', '.join(tries)}" if tries else told
         plain = {"sign": found.sign, "value": found.value, "threshold": found.threshold, "since": found.since}
-        return {**plain, "message": message, "try": tries}
+        return {**plain, **_advised(told, signs.remedies(found.sign, self.options))}
+
+    def diverged(self, step: int, phase: str, figure: str, value: float, bf16: bool = False) -> dict[str, Any]:
+        """The warning, as a record, where a figure or a parameter is infinite or not a number. The value is text, since
+        JSON has no such number. bf16: whether the run computes in that.
+        """
+        options = self.options & {*signs.steps_of(figure, phase)} | ({"precision"} if bf16 else set())
+        plain = {"sign": "nan", "figure": figure, "value": str(value), "since": step}
+        return {**plain, **_advised(f"nan: {figure} is {value}, since step {step}", signs.remedies("nan", options))}
+
+
+def _advised(told: str, tries: list[str]) -> dict[str, Any]:
+    return {"message": f"{told}. Try {', '.join(tries)}" if tries else told, "try": tries}
 
 
 def of_samples(ids: Tensor, lengths: Tensor, real_ids: Tensor, real_lengths: Tensor) -> dict[str, float]:

@@ -287,7 +287,7 @@ class Run:
 
     def log(self, phase: str, kind: str, **values: Any) -> None:
         """Append a record to log.jsonl, and the warnings that it gives rise to (health.py). Raises NotFinite for a
-        number that is not: the run stops there.
+        number that is not, after a warning in the record's place: the run stops there.
         """
         scalars = {k: v for k, v in values.items() if isinstance(v, float)}
         scalars |= {k: v["value"] for k, v in values.get("scores", {}).items()}
@@ -310,18 +310,22 @@ class Run:
             f.write(json.dumps({**place, **values}) + "\n")
 
     def check(self, phase: str, name: str, model: nn.Module) -> None:
-        """Raise NotFinite where a parameter is not: it must be neither sampled from nor saved."""
+        """Raise NotFinite, after a warning in the log, where a parameter is not: it must be neither sampled from nor
+        saved.
+        """
         for key, p in model.named_parameters():
             if not bool(p.isfinite().all()):
                 self._stop(phase, f"{name}.{key}", float(p[~p.isfinite()][0]))
 
     def _stop(self, phase: str, name: str, value: float) -> NoReturn:
-        hint = ", or --precision fp32" if self.precision == "bf16" else ""
-        raise NotFinite(
-            f"step {self.step}, {phase}: {name} is {value}",
-            f". The last good checkpoint is in {self.folder / 'checkpoints'}. Try a lower learning rate or a smaller "
-            f"--clip{hint}",
-        )
+        warning = self.health.diverged(self.step, phase, name, value, self.precision == "bf16")
+        self._append(phase, "warning", warning)
+        advice, places = "", self.folder / "checkpoints"
+        if checkpoint.every(places):
+            advice = f". The last good checkpoint is in {places}, and a resume from it would come to the same"
+        if warning["try"]:
+            advice += f". Try {', '.join(warning['try'])}"
+        raise NotFinite(f"step {self.step}, {phase}: {name} is {value}", advice)
 
     def checkpoint(self, tag: str | None = None) -> Path:
         """Save everything kept, name the best by validation; prune the untagged ones to the newest few."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 FILE = "seeds.json"
@@ -49,6 +50,41 @@ def begin(folder: Path, method: str, argv: list[str], seeds: list[int]) -> None:
 def runs_of(folder: Path) -> list[Path]:
     """The run folder of each seed, there or not yet."""
     return [folder / f"seed-{s}" for s in read(folder)["seeds"]]
+
+
+def begun(folder: Path) -> tuple[list[Path], list[str]]:
+    """The runs of those seeds that have begun, and in a sentence each that others have not."""
+    return _without(folder, _unbegun)
+
+
+def scored(folder: Path) -> tuple[list[Path], list[str]]:
+    """The runs of those seeds that have been scored at their end, and in a sentence each what others lack."""
+    return _without(folder, _unscored)
+
+
+def _without(folder: Path, lack_of: Callable[[Path], str | None]) -> tuple[list[Path], list[str]]:
+    found, told = [], []
+    for seed, run in zip(read(folder)["seeds"], runs_of(folder), strict=True):
+        if lack := lack_of(run):
+            told.append(f"Seed {seed} is missing: {lack}; to go on with it: seqforge resume {folder}")
+        else:
+            found.append(run)
+    return found, told
+
+
+def _unbegun(run: Path) -> str | None:
+    return None if (run / "config.yaml").is_file() else f"there is no run in {run}"
+
+
+def _unscored(run: Path) -> str | None:
+    """What a run lacks to be compared. Scores that are damaged are for who reads them to tell."""
+    if not (run / "scores.json").is_file():
+        return _unbegun(run) or f"{run} has no scores.json"
+    try:
+        last = json.loads((run / "scores.json").read_text())["generators"][-1]["name"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return None if last == "final" else f"{run} was scored before its end"
 
 
 def read(folder: Path) -> dict:

@@ -5,12 +5,13 @@ from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean, variance
 from typing import Literal, NamedTuple
 
+STAGES = ("adversarial", "policy gradient", "cooperative")  # phases after a pre-training: those that are judged
 Sign = Literal["collapse", "repeats", "lengths", "hacking", "forgetting", "saturated", "chance"]
 LEAST_RISE = 0.05  # of NLL_valid, in nats per token: a share of next to nothing is nothing
 MANY_ERRORS = 3.0  # standard errors that a reward must have risen by
 TINY = 1e-12
 
-REMEDIES: dict[Sign, str] = {  # of those whose option a method has, the first three are told
+REMEDIES: dict[Sign | Literal["nan"], str] = {  # of those whose option a method has, the first three are told
     "collapse": "a lower --lr; --teacher_forcing 1; a larger --teacher; a smaller --mle_every; a larger --batch; "
     "a lower --d_lr; more --m_steps",
     "repeats": "--teacher_forcing 1; a larger --teacher; a smaller --mle_every; a lower --lr; a larger --batch; "
@@ -23,7 +24,18 @@ REMEDIES: dict[Sign, str] = {  # of those whose option a method has, the first t
     "saturated": "a lower --d_lr; --discriminator.dropout 0.5; a larger --d_l2; fewer --d_steps",
     "chance": "a higher --d_lr; more --d_steps; more --d_pretrain; a larger --discriminator.hidden; "
     "a lower --discriminator.dropout",
+    "nan": "a lower --lr; a lower --mle.lr; a lower --counterpart.lr; a lower --m_lr; a smaller --clip; "
+    "a smaller --mle.clip; a smaller --counterpart.clip; a lower --d_lr; --precision fp32",
 }
+STEPS = {
+    "mle": ("mle.lr", "mle.clip"),
+    "teacher": ("mle.lr", "mle.clip"),
+    "scheduled sampling": ("mle.lr", "mle.clip"),
+    "counterpart": ("counterpart.lr", "counterpart.clip"),
+    "discriminator": ("d_lr",),
+    "d_": ("d_lr",),
+    "mediator": ("m_lr", "clip"),
+}  # options of the steps of what is trained, by the beginning of the name of a figure, a parameter or a phase
 
 
 class Found(NamedTuple):
@@ -37,10 +49,20 @@ class Found(NamedTuple):
     text: str
 
 
-def remedies(sign: Sign, options: Collection[str]) -> list[str]:
+def remedies(sign: Sign | Literal["nan"], options: Collection[str]) -> list[str]:
     """What to try of options that the run has, at most three."""
     texts = REMEDIES[sign].split("; ")
     return [text for text in texts if next(w for w in text.split() if w[:2] == "--")[2:] in options][:3]
+
+
+def steps_of(figure: str, phase: str) -> tuple[str, ...]:
+    """The options of the steps that made a figure, or a parameter, infinite or not a number; of both players where it
+    may be either's.
+    """
+    found = [at for name in (figure, phase) for begins, at in STEPS.items() if name.startswith(begins)]
+    if found:
+        return found[0]
+    return ("lr", "clip") if figure.startswith("generator") else ("lr", "clip", "d_lr")
 
 
 def collapse(

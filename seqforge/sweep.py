@@ -28,6 +28,7 @@ from seqforge.report.folder import read_scores
 
 _HERE = Path(recipes.__file__).parent / "sweeps"
 KEYS = ("purpose", "time", "recipe", "seeds", "options", "variants", "grid", "versus")
+NO_WORD = "no verdict"
 Cell = tuple[str, ...]  # a value's name for each axis of the grid
 
 
@@ -238,6 +239,11 @@ class Held(NamedTuple):
     shared: int
     seeds: int
 
+    @property
+    def word(self) -> str:
+        """Of one seed of several there is none: the others may say otherwise."""
+        return NO_WORD if self.judgement is None or self.shared == 1 < self.seeds else self.judgement.word
+
 
 def verdicts(done: Sequence[Trial], versus: str) -> list[Held]:
     """Every cell's and variant's verdict against `versus`, on the most telling frontier, paired by seed."""
@@ -297,7 +303,7 @@ def told(h: Held) -> str:
     few += ["sampling error of one seed"] if h.judgement.by != "seeds" else []
     half = (h.judgement.high - h.judgement.low) / 2
     note = f" ({', '.join(few)})" if few else ""
-    return f"{h.judgement.word.split()[0]}: {h.judgement.gap:+.3f} ± {half:.3f}{note}"
+    return f"{h.word.removesuffix(' with').removesuffix(' to')}: {h.judgement.gap:+.3f} ± {half:.3f}{note}"
 
 
 def write(out: Path, rows: Sequence[dict[str, Any]], text: str, held: Sequence[Held] = ()) -> None:
@@ -307,7 +313,7 @@ def write(out: Path, rows: Sequence[dict[str, Any]], text: str, held: Sequence[H
     if held:
         judged = [
             {"cell": "_".join(h.cell), "variant": h.variant, "seeds": h.seeds, "shared": h.shared}
-            | (h.judgement.as_dict() if h.judgement else {})
+            | (h.judgement.as_dict() | {"word": h.word} if h.judgement else {})
             for h in held
         ]
         columns = ["cell", "variant", "seeds", "shared", *verdict.Judgement.__dataclass_fields__]

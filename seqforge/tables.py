@@ -105,8 +105,8 @@ def print_facts(title: str, facts: dict[str, object]) -> None:
 
 
 def comparison_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, head and rows: a row a group of runs; then, where there is a frontier, the gaps at equal diversity; then
-    the verdicts of the groups that have one.
+    """Title, head and rows: a row a group of runs; then, where there is a frontier, the gaps at equal diversity, and
+    which have no interval; then the verdicts of the groups that have one.
     """
     groups = found["groups"]
     names = [n for n in COMPARED if any(n in g["scores"] for g in groups.values())]
@@ -115,19 +115,42 @@ def comparison_tables(found: dict) -> list[tuple[str, list[str], list[list[str]]
         + [_with_interval(g["scores"].get(k)) for k in names]
         for name, g in groups.items()
     ]
+    alone = any(len(g["seeds"]) == 1 for g in groups.values())
     title = "At temperature 1, likelihoods in nats per token, mean ± 95 % interval over seeds"
-    tables = [(title, ["runs", "seeds", "rank", *names], rows)]
+    tables = [(f"{title}{ALONE if alone else ''}", ["runs", "seeds", "rank", *names], rows)]
     axes = AXES[found["frontier"]]
-    held = {name: g["to_pretrained"] for name, g in groups.items() if g["verdict"]}  # likelihood itself to nothing
-    gaps = [[name, "its MLE", *_gap_cells(found, axes.sign)] for name, found in held.items()]
-    gaps += [[gap["of"], gap["against"], *_gap_cells(gap, axes.sign)] for gap in found["gaps"]]
+    told = gaps_of(found)
+    gaps = [[of, against, *_gap_cells(gap, axes.sign)] for of, against, gap in told]
     if any(cells[2] != "-" or cells[3] != "-" for cells in gaps):
-        x = DIVERSITY[axes.diversity]
-        title = f"{axes.label} at equal {x}, less that of the other (paired by seed; p of the paired t-test)"
+        alone = any(gap[k]["by"] not in ("seeds", None) for *_, gap in told for k in KINDS)
+        title = f"{axes.label} at equal {DIVERSITY[axes.diversity]}, less that of the other"
+        title += f" (paired by seed{ALONE if alone else ''}; p of the paired t-test)"
         tables.append((title, ["runs", "against", "as it is", "over temperatures", "p", "seeds"], gaps))
-    if told := verdicts_of(found):
-        tables.append((VERDICTS, ["runs", "verdict", "why"], [list(cells) for cells in told]))
+    if untold := untold_of(found):
+        tables.append((UNTOLD, ["runs", "against", "why"], [list(cells) for cells in untold]))
+    if verdicts := verdicts_of(found):
+        tables.append((VERDICTS, ["runs", "verdict", "why"], [list(cells) for cells in verdicts]))
     return tables
+
+
+KINDS = ("at_one", "over_range")
+ALONE = "; of one seed ± its sampling error"
+
+
+def gaps_of(found: dict) -> list[tuple[str, str, dict]]:
+    """What is held to what, and both gaps: each group to its own MLE, the first to every other."""
+    rivals = {name: g["to_pretrained"] for name, g in found["groups"].items() if g["verdict"]}  # likelihood has none
+    held = [(name, "its MLE", gaps) for name, gaps in rivals.items()]
+    return held + [(gap["of"], gap["against"], gap) for gap in found["gaps"]]
+
+
+UNTOLD = "Gaps that are left out"
+
+
+def untold_of(found: dict) -> list[tuple[str, str, str]]:
+    """Names and reason of every gap that has a value but no interval."""
+    every = [(of, against, gap[kind]["reason"]) for of, against, gap in gaps_of(found) for kind in KINDS]
+    return list(dict.fromkeys(row for row in every if row[2]))
 
 
 VERDICTS = "Each held to its MLE"
@@ -141,7 +164,7 @@ def verdicts_of(found: dict) -> list[tuple[str, str, str]]:
 def print_comparison(found: dict) -> None:
     """The tables of a comparison on the terminal."""
     for title, head, rows in comparison_tables(found):
-        if title == VERDICTS:  # in sentences, below
+        if title in (UNTOLD, VERDICTS):  # in sentences, below
             continue
         if head[1] == "seeds" and len(head) > max(8, len(rows) + 1):  # wider than a terminal: a score a line
             head, rows = (
@@ -161,6 +184,8 @@ def print_comparison(found: dict) -> None:
     for name, g in found["groups"].items():
         if g["left_out"]:
             out.print(f"{name}: left out, as not every run has them: {', '.join(g['left_out'])}", markup=False)
+    for of, against, why in untold_of(found):
+        out.print(f"{of} against {against}: left out: {why}", markup=False)
     for name, word, why in verdicts_of(found):
         out.print(f"{name}: {word}: {why}", markup=False)
 
@@ -231,10 +256,16 @@ def as_latex(tables: list[tuple[str, list[str], list[list[str]]]]) -> str:
 
 def _gap_cells(gaps: dict, sign: int) -> list[str]:
     """As it is, over temperatures, p of the latter, seeds of both."""
-    one, over = gaps["at_one"], gaps["over_range"]
-    means = [None if g["gap"] is None else (sign * g["gap"][0], g["gap"][1]) for g in (one, over)]
+    one, over = (gaps[kind] for kind in KINDS)
     p = "-" if over["p"] is None else f"{over['p']:.2g}"
-    return [*map(_with_interval, means), p, f"{len(one['seeds'])} and {len(over['seeds'])}"]
+    return [_gap_cell(one, sign), _gap_cell(over, sign), p, f"{len(one['seeds'])} and {len(over['seeds'])}"]
+
+
+def _gap_cell(gap: dict, sign: int) -> str:
+    if gap["gap"] is None:
+        return "-"
+    mean, half = gap["gap"]
+    return _with_interval((sign * mean, half)) + ("" if gap["by"] == "seeds" else " (one seed)")
 
 
 def _with_interval(pair: tuple[float, float | None] | None) -> str:

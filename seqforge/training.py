@@ -40,7 +40,7 @@ from seqforge.methods import (
     scratchgan,
     seqgan,
 )
-from seqforge.run import Part, Run, group_of, start_of
+from seqforge.run import NotFinite, Part, Run, group_of, start_of
 from seqforge.settings import RunConfig, build, check_words, keys_of, settle
 
 METHODS: dict[str, tuple[type, Callable, str]] = {
@@ -102,8 +102,10 @@ def train(
     folder: str | Path | None = None,
     start: str | Path | None = None,
     recipe: str | None = None,
+    controlled: bool = False,
 ) -> Path:
     """Train, score and report; returns the run folder. `start`: a run whose pre-training this one takes over.
+    controlled: null controls are to follow (controls.py), also where it is resumed; the folder remembers that.
 
     Without a folder: runs/METHOD-1, -2, ... Raises ValueError naming the value and the remedy; a run refused before its
     first step leaves nothing behind.
@@ -134,14 +136,29 @@ def train(
     run = Run.create(folder, plain, **_run_options(settled, expected))
     with _alone(folder):  # outside of what removes the folder: another process may have it
         try:
+            if controlled:
+                (folder / CONTROLS).mkdir()
             if start:
                 run.start_from(Path(start), part)
             _carry_out(run, plain, settled, method_config, corpus)
         except ValueError:
-            if not checkpoint.every(folder / "checkpoints") and run.step == run.first_step:
+            if not _has_begun(run):
                 shutil.rmtree(folder)  # refused before the first step: as if never started
             raise
     return folder
+
+
+CONTROLS = "controls"  # in a run folder: its null controls, a run each; empty where they are still to come
+
+
+def has_controls(folder: Path) -> bool:
+    """Whether null controls of a run were asked for, or have begun."""
+    return (folder / CONTROLS).is_dir()
+
+
+def _has_begun(run: Run) -> bool:
+    """Whether there is anything to keep of it."""
+    return run.step > run.first_step or bool(checkpoint.every(run.folder / "checkpoints"))
 
 
 def resume(folder: str | Path) -> bool:
@@ -208,6 +225,10 @@ def _carry_out(run: Run, plain: dict, config: RunConfig, method_config: Any, cor
                 evaluate.evaluate(run.folder, corpus, config.evaluate)
                 ended = {"stopped": stopped, "best": best, **memory.peak(run.device)}
                 run.log("end", "end", **{name: value for name, value in ended.items() if value})
+        except NotFinite:
+            if config.report and _has_begun(run):
+                write_report(run.folder)  # how far it came, and what to try
+            raise
         finally:
             if config.report and watch.has_ended(run.folder):  # whatever became of an evaluator beside
                 write_report(run.folder)
@@ -235,7 +256,9 @@ def _run_options(config: RunConfig, method: type) -> dict[str, Any]:
 
 def _taken_over(method_config: Any) -> Part:
     """What `--from RUN` gives to this configuration: where there is no pre-training, MLE's counterpart."""
-    alone = hasattr(method_config, "counterpart") and not getattr(getattr(method_config, "mle", None), "epochs", 0)
+    alone = getattr(method_config, "from_scratch", False) and not getattr(
+        getattr(method_config, "mle", None), "epochs", 0
+    )
     return "counterpart" if alone else "pre-training"
 
 

@@ -170,10 +170,27 @@ def share(these: Iterable[bool]) -> dict[str, Any]:
     return {"count": k, "of": n, "share": k / n if n else None, "low": low, "high": high}
 
 
+def told_apart(real: Iterable[Answer], made: Iterable[Answer]) -> dict[str, Any]:
+    """Accuracy where each side counts half, however many its answers: 0.5 is a coin's, also of a judge who says one
+    thing more often. Its 95 % interval is by Wilson's of both sides (Newcombe 1998); None where a side has no answer.
+    """
+    sides = [share(a.right for a in side) for side in (real, made)]
+    found = {"real": sides[0]["of"], "generated": sides[1]["of"]}
+    if not all(side["of"] for side in sides):
+        return {**found, "share": None, "low": None, "high": None}
+    mean = sum(side["share"] for side in sides) / 2
+    below, above = (math.hypot(*(side["share"] - side[end] for side in sides)) / 2 for end in ("low", "high"))
+    return {**found, "share": mean, "low": mean - below, "high": mean + above}
+
+
 def results(answers: list[Answer]) -> dict[str, Any]:
-    """Accuracy in all and by judge, and the share that was called human by source and temperature."""
+    """Accuracy in all, by judge, and by source and temperature of what was generated, held to the real sequences asked
+    beside it; and the share that was called human by source and temperature.
+    """
     judges = {judge: [a for a in answers if a.judge == judge] for judge in dict.fromkeys(a.judge for a in answers)}
     kinds = {(SOURCES.index(a.source), a.temperature if a.source != "real" else None) for a in answers}
+    ordered = [(SOURCES[at], heat) for at, heat in sorted(kinds, key=lambda k: (k[0], k[1] or 0))]
+    beside = {heat: [a for a in answers if (a.source, a.temperature) == ("real", heat)] for _, heat in ordered}
     return {
         "answers": len(answers),
         "accuracy": share(a.right for a in answers),
@@ -181,14 +198,21 @@ def results(answers: list[Answer]) -> dict[str, Any]:
             {"judge": judge, **share(a.right for a in own), "seconds": median(a.seconds for a in own)}
             for judge, own in judges.items()
         ],
+        "by_generator": [
+            {
+                "source": source,
+                "temperature": heat,
+                **told_apart(beside[heat], [a for a in answers if (a.source, a.temperature) == (source, heat)]),
+            }
+            for source, heat in ordered
+            if source != "real"
+        ],
         "called_human": [
             {
-                "source": SOURCES[at],
+                "source": source,
                 "temperature": heat,
-                **share(
-                    a.answer == "person" for a in answers if a.source == SOURCES[at] and heat in (None, a.temperature)
-                ),
+                **share(a.answer == "person" for a in answers if a.source == source and heat in (None, a.temperature)),
             }
-            for at, heat in sorted(kinds, key=lambda k: (k[0], k[1] or 0))
+            for source, heat in ordered
         ],
     }

@@ -122,7 +122,7 @@ EARLY = "MLE stopped early"  # the best epoch by validation of a pre-training th
 
 def rival(generators: list[dict]) -> dict:
     """The generator of a run that its last is held to: MLE as good as the run has it, else the first."""
-    return next((g for g in generators if g["name"] == EARLY), generators[0])
+    return next((g for g in generators if g["name"] in (EARLY, COUNTERPART)), generators[0])
 
 
 def opponent(name: str) -> str:
@@ -175,6 +175,17 @@ def sentence(
     return f"{told}{f' {fallen}' if fallen else ''}{plain}"
 
 
+def withheld(generators: list[dict], more: str) -> str:
+    """In place of a verdict, of a run without a fair opponent. more: what would make one."""
+    mine, theirs = generators[-1]["scores"], generators[0]["scores"]
+    name = next((n for n, axes in AXES.items() if points_of(mine, axes) and points_of(theirs, axes)), None)
+    plain = "" if name is None else _as_they_are(mine, theirs, AXES[name], opponent("pre-trained"))
+    return (
+        "No verdict on MLE: the likelihood training before this stage ended while its validation NLL was still "
+        f"falling, or there was none, so that what it left is no fair opponent; {more}.{plain}"
+    )
+
+
 def _as_they_are(mine: list[dict], theirs: list[dict], axes: Axes, of: str) -> str:
     """Both scores at temperature 1, which say little alone."""
     ones = [points_of(s, axes).get(1.0) for s in (theirs, mine)]
@@ -197,12 +208,19 @@ def _beyond(mine: list[dict], theirs: list[dict], axes: Axes, stage: str, of: st
             f"No verdict: it is more diverse than any temperature evaluated makes {of}, and better than that is there, "
             f"but there is no {x} that both reach; evaluate with more temperatures."
         )
+    if gap is not None and gap.kind == "worse on both" and lowest[0] < lowest[1]:  # colder, though not as it is
+        return (
+            f"No verdict: it is less diverse than any temperature evaluated makes {of}; as it is it is worse than the "
+            f"coldest of that, at colder temperatures better, but there is no {x} that both reach; evaluate with more "
+            "temperatures."
+        )
     if gap is not None and gap.kind != "equal diversity" and gap.error and abs(gap.value) > 1.96 * gap.error:
         low, high = sorted(axes.sign * (gap.value + side * 1.96 * gap.error) for side in (-1, 1))
+        held = "at any temperature evaluated" if gap.kind == "better on both" else "at the coldest evaluated"
         return (
-            f"The {stage} stage {WORDS[int(np.sign(gap.value))]} MLE: it is {gap.kind} counts than {of} at any "
-            f"temperature evaluated; beside the nearest, its {axes.label} is {axes.sign * gap.value:+.3f} (95 % "
-            f"interval {low:+.3f} to {high:+.3f}, one seed)."
+            f"The {stage} stage {WORDS[int(np.sign(gap.value))]} MLE: it is {gap.kind} counts than {of} {held}; beside "
+            f"the nearest, its {axes.label} is {axes.sign * gap.value:+.3f} (95 % interval {low:+.3f} to {high:+.3f}, "
+            "one seed)."
         )
     return (
         f"No verdict: there is no {x} that both reach by the temperatures evaluated, or too few samples to tell an "

@@ -60,6 +60,7 @@ def test_seqgan_from_python(tmp_path):
         CNNConfig(embedding=8, widths=[1, 2, 3], filters=[8, 8, 8]),
         mle.MLEConfig(epochs=2),
         MONITOR,
+        counterpart=mle.CounterpartConfig(epochs=0),
         **{"rounds": 2, "batch": 16, "rollouts": 2, "d_pretrain": 1, "d_steps": 1, "d_epochs": 1},
     )
     generator = seqgan.train(config, corpus, run)

@@ -32,7 +32,7 @@ def base(tmp_path_factory):
     from seqforge.run import Run
 
     home = tmp_path_factory.mktemp("base")
-    argv = [*TINY, "--mle.epochs", "2", "--rounds", "2"]
+    argv = [*TINY, "--mle.epochs", "2", "--counterpart.epochs", "0", "--rounds", "2"]
     assert main([*argv, "--out", str(home / "done")]) == 0
     plain = Run.log
 

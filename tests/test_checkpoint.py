@@ -163,6 +163,7 @@ def test_pruning_keeps_the_newest_and_the_tagged(keep, left, tmp_path):
 
 def test_a_run_keeps_as_many_as_asked(tmp_path):
     argv = [*TINY, "--rounds", "5", "--checkpoint.newest", "3", "--checkpoint.seconds", "0", "--monitor.every", "0"]
+    argv += ["--counterpart.epochs", "0"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
     steps = [checkpoint.step_of(p) for p in checkpoint.every(tmp_path / "run" / "checkpoints")]
     assert steps == [5, 8, 9, 10]  # end of the pre-training, and the newest three

@@ -9,13 +9,15 @@ import torch
 import yaml
 from scipy import stats
 
+from seqforge import health
 from seqforge.cli import main
 from seqforge.compare import compare, difference, group_of, paired_p, ranks, read_run
 from seqforge.evaluate import EvaluateConfig
 from seqforge.frontier import AXES, ORACLE, best_points, frontier, gap_at_one, gap_over_range, mean_interval, points_of
+from seqforge.report import comparison
 from seqforge.tables import as_latex, as_markdown, comparison_tables, print_comparison
 from seqforge.training import default_options
-from seqforge.verdict import Judgement
+from seqforge.verdict import FILE, Judgement, save_draws
 
 
 def score(name, temperature, value, stderr=0.0, n=100):
@@ -184,12 +186,11 @@ def test_only_seeds_that_both_groups_have_are_paired(tmp_path):
     runs = [make_run(tmp_path / f"a{s}", s, curve(lowered(0.1 * s)), curve(LINE)) for s in (1, 2)]
     runs += [make_run(tmp_path / f"b{s}", s, curve(LINE), reward="random") for s in (2, 3)]
     found = compare(runs)
-    assert found["gaps"][0]["at_one"] == {"seeds": [2], "gap": (pytest.approx(-0.2), None), "p": None}
-    assert found["groups"]["seqgan, random reward"]["to_pretrained"]["at_one"] == {
-        "seeds": [],
-        "gap": None,
-        "p": None,
-    }
+    for gaps in (found["gaps"][0], found["groups"]["seqgan, random reward"]["to_pretrained"]):
+        assert {kind: gaps[kind]["p"] for kind in ("at_one", "over_range")} == {"at_one": None, "over_range": None}
+    assert found["gaps"][0]["at_one"]["seeds"] == [2]
+    none = {"seeds": [], "gap": None, "by": None, "p": None, "reason": None}
+    assert found["groups"]["seqgan, random reward"]["to_pretrained"]["at_one"] == none
 
 
 def test_runs_of_other_settings_are_other_groups_named_by_the_difference(tmp_path):
@@ -217,7 +218,7 @@ def test_an_option_that_an_older_run_did_not_have_stands_at_its_default():
 def test_a_run_without_reward_is_called_by_its_method(tmp_path):
     assert group_of({"method": "mle"}, {}) == "mle"
     run = make_run(tmp_path / "m", 0, curve(LINE), method="mle", reward=None)
-    assert compare([run])["groups"]["mle"]["scores"]["nll_test"] == (8.0, None)
+    assert compare([run])["groups"]["mle"]["scores"]["nll_test"] == (8.0, pytest.approx(1.96 * 0.5))
     assert compare([run])["gaps"] == []
 
 
@@ -316,6 +317,191 @@ def test_gaps_beyond_the_curve_are_no_gaps_at_equal_diversity(tmp_path):
     assert group["to_pretrained"]["at_one"] == alone["to_pretrained"]["at_one"]
 
 
+# --- one seed ------------------------------------------------------------------------------------------------------
+
+
+def moved(run, moves, quality="nll_oracle"):
+    """Draws that move all of a generator's qualities by the same number, and nothing else; moves: by generator."""
+    rows = json.loads((run / "scores.json").read_text())["generators"]
+    held = {
+        row["name"]: {
+            (s["name"], s["temperature"]): s["value"] + moves[row["name"]] * (s["name"] == quality)
+            for s in row["scores"]
+        }
+        for row in rows
+        if row["name"] in moves
+    }
+    save_draws(run / FILE, held)
+
+
+MOVES = np.random.default_rng(0).normal(0, 0.02, 400)
+HALF = 1.96 * np.std(MOVES, ddof=1)
+
+
+def two_runs(home):
+    """Of one seed: the one lower by 0.2 than its MLE and by 0.3 than the other; all scatter is that of its samples."""
+    runs = [make_run(home / "a", 1, curve(lowered(0.2), 0.01), curve(LINE))]
+    runs += [make_run(home / "b", 1, curve(lowered(-0.1), 0.01), curve(LINE), reward="random")]
+    for run, scale in zip(runs, (1, 0), strict=True):
+        moved(run, {"pre-trained": 0 * MOVES, "final": scale * MOVES})
+    return runs
+
+
+def test_a_gap_of_one_seed_has_the_interval_of_its_samples(tmp_path, capsys):
+    """It was shown bare, as if it were exact: -0.300 for two runs of one seed."""
+    runs = two_runs(tmp_path)
+    found = compare(runs)
+    for gaps, gap in (
+        (found["gaps"][0], -0.3),
+        (found["groups"]["seqgan, discriminator reward"]["to_pretrained"], -0.2),
+    ):
+        for kind in ("at_one", "over_range"):
+            assert gaps[kind]["gap"] == pytest.approx((gap, HALF), rel=1e-3)
+            assert (gaps[kind]["by"], gaps[kind]["seeds"], gaps[kind]["reason"]) == ("bootstrap", [1], None)
+    (first, _, scores), (title, _, rows), *_ = comparison_tables(found)
+    assert "of one seed ± its sampling error" in first
+    assert "of one seed ± its sampling error" in title
+    assert rows[-1][2:] == [f"-0.300 ± {HALF:.3f} (one seed)"] * 2 + ["-", "1 and 1"]
+    assert scores[0][3] == "8.800 ± 0.020"  # by its standard error, 0.01
+    assert main(["compare", *map(str, runs), "--json"]) == 0
+    (gap,) = json.loads(capsys.readouterr().out)["gaps"]
+    assert gap["over_range"]["by"] == "bootstrap"
+
+
+def test_a_gap_over_seeds_is_said_to_be_over_seeds_and_has_no_word_of_one(tmp_path):
+    found = compare(three_groups(tmp_path))
+    assert {gap[kind]["by"] for gap in found["gaps"] for kind in ("at_one", "over_range")} == {"seeds"}
+    assert not [title for title, *_ in comparison_tables(found) if "one seed" in title]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "another generator"])
+def test_a_gap_of_one_seed_without_its_draws_is_no_number_and_the_reason_is_told(tmp_path, capsys, damage):
+    runs = two_runs(tmp_path)
+    file = runs[1] / FILE
+    whole = file.read_bytes()
+    file.unlink()
+    if damage == "another generator":
+        moved(runs[1], {"pre-trained": MOVES})
+    elif damage != "missing":
+        file.write_bytes(whole[:1000] if damage == "cut" else b"")
+    found = compare(runs)
+    (gap,) = found["gaps"]
+    for kind in ("at_one", "over_range"):
+        assert (gap[kind]["seeds"], gap[kind]["gap"], gap[kind]["by"]) == ([1], None, None)
+        assert gap[kind]["reason"].endswith(
+            f"no {FILE} to tell its interval by; make it by: seqforge evaluate {runs[1]}"
+        )
+    tables = {title: rows for title, _, rows in comparison_tables(found)}
+    gaps = next(rows for title, rows in tables.items() if "at equal" in title)
+    assert gaps[-1][2:] == ["-", "-", "-", "1 and 1"]
+    assert ["seqgan, discriminator reward", "seqgan, random reward", gap["over_range"]["reason"]] in tables[
+        "Gaps that are left out"
+    ]
+    print_comparison(found)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "seqgan, discriminator reward against seqgan, random reward: left out: one seed" in printed
+    assert "-0.300" not in printed
+
+
+def test_a_gap_whose_draws_share_no_range_says_so(tmp_path):
+    """The curves do, but whatever is drawn of the one lies where the other never comes."""
+    runs = two_runs(tmp_path)
+    far = json.loads((runs[0] / "scores.json").read_text())["generators"][-1]["scores"]
+    draws = {(s["name"], s["temperature"]): s["value"] + 5 * np.ones(400) for s in far}
+    save_draws(runs[0] / FILE, {"final": draws})
+    (gap,) = compare(runs)["gaps"]
+    assert gap["over_range"]["gap"] is None
+    assert "too few of its samples drawn again share a range" in gap["over_range"]["reason"]
+
+
+def test_a_score_of_one_run_has_its_own_interval(tmp_path):
+    kinds = [{"interval": [0.3, 0.7]}, {"stderr": 0.1}, {"stderr": None}]
+    extra = [{**score(f"s{k}", 1.0, 0.6), **kind} for k, kind in enumerate(kinds)]
+    found = compare([make_run(tmp_path / "a", 1, [*curve(LINE), *extra])])["groups"]["seqgan, discriminator reward"]
+    halves = [found["scores"][f"s{k}"] for k in range(3)]
+    assert halves == [(0.6, pytest.approx(0.2)), (0.6, pytest.approx(0.196)), (0.6, None)]
+
+
+# --- runs of another version ---------------------------------------------------------------------------------------
+
+
+def without(run, key):
+    scores = json.loads((run / "scores.json").read_text())
+    for s in scores["generators"][-1]["scores"]:
+        del s[key]
+    (run / "scores.json").write_text(json.dumps(scores))
+
+
+def judged_as(run, **changes):
+    """A judgement with these keys more; None: with one less."""
+    one = Judgement("oracle", "beats", -0.1, -0.2, 0.0, 8.0, 9.0, "bootstrap", 400).as_dict() | changes
+    scores = json.loads((run / "scores.json").read_text())
+    scores["judgements"] = [{k: v for k, v in one.items() if v is not None}]
+    (run / "scores.json").write_text(json.dumps(scores))
+
+
+OTHER = {
+    "no method": (lambda run: (run / "config.yaml").write_text("seed: 1\n"), "config.yaml: it has no method; restore"),
+    "no seed": (lambda run: (run / "config.yaml").write_text("method: mle\n"), "config.yaml: it has no seed; restore"),
+    "no mapping": (lambda run: (run / "config.yaml").write_text("- 1\n"), "config.yaml: it is [1], not a mapping"),
+    "no signature": (lambda run: without(run, "signature"), "a score of final has no signature; make it anew by"),
+    "no temperature": (lambda run: without(run, "temperature"), "a score of final has no temperature; make it anew by"),
+    "judged more": (lambda run: judged_as(run, units_2=3), "a judgement has units_2, which is not known here"),
+    "judged less": (lambda run: judged_as(run, units=None), "a judgement has no units; make it anew by"),
+    "a list": (lambda run: (run / "scores.json").write_text("[]"), "scores.json: it is [], not a mapping"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_a_run_of_another_version_is_one_line_with_the_remedy(tmp_path, capsys, kind):
+    """Each ended in a traceback: KeyError, TypeError."""
+    runs = two_runs(tmp_path)
+    spoil, told = OTHER[kind]
+    spoil(runs[1])
+    assert main(["compare", *map(str, runs)]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert str(runs[1]) in said
+    assert told in said
+    if "scores.json" in said:
+        assert f"seqforge evaluate {runs[1]}" in said
+
+
+# --- the picture ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "reward", "phase", "name"),
+    [
+        ("seqgan", "discriminator", "adversarial", "seqgan, discriminator reward, training"),
+        ("pg_bleu", "bleu", "policy gradient", "pg_bleu, bleu reward, training"),
+        ("cot", None, "cooperative", "cot, training"),
+    ],
+)
+def test_the_picture_has_the_path_of_every_stage(tmp_path, monkeypatch, method, reward, phase, name):
+    """It knew no phase but "adversarial", and said of PG-BLEU and CoT that they had measured nothing."""
+    assert phase in health.STAGES
+    run = make_run(tmp_path / "a", 1, curve(LINE), method=method, reward=reward)
+    looks = [("mle", 5, 9.0, 9.0), ("mle", 10, 8.5, 8.6), (phase, 20, 8.6, 8.2), (phase, 30, 8.7, 7.9)]
+    records = [
+        {
+            "step": step,
+            "phase": phase_,
+            "kind": "evaluation",
+            "scores": {"nll_test": {"value": x}, "nll_oracle": {"value": y}},
+        }
+        for phase_, step, x, y in looks
+    ]
+    records.insert(0, {"step": 0, "phase": "mle", "kind": "evaluation", "scores": {"fed": {"value": 1.0}}})
+    (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    drawn = []
+    monkeypatch.setattr(comparison, "write_png", lambda figure, _: drawn.append(figure))
+    comparison.compare_png([run], tmp_path / "plot.png")
+    path, last = drawn[0].axes[0].get_lines()[:2]
+    assert list(zip(path.get_xdata(), path.get_ydata(), strict=True)) == [(8.5, 8.6), (8.6, 8.2), (8.7, 7.9)]
+    assert last.get_label() == name
+
+
 def three_groups(home):
     """Discriminator, constant and random reward, seeds 0 to 2; the first is best in two of three."""
     drops = {"discriminator": [0.3, 0.5, 0.1], "constant": [0.2, 0.3, 0.2], "random": [0.0, 0.1, 0.05]}
@@ -372,11 +558,16 @@ def test_text_is_compared_on_a_frontier_of_its_own(tmp_path):
     lm = {"nll_test": "reverse_lm3", "nll_oracle": "lm3"}
     a = make_run(tmp_path / "a", 0, renamed(lowered(0.2), **lm))
     b = make_run(tmp_path / "b", 0, renamed(LINE, **lm), reward="random")
+    moves = np.array([-0.03, -0.02, -0.01, 0.0, 0.0, 0.01, 0.02, 0.03])  # of eight parts
+    moved(a, {"final": moves}, "lm3")
+    moved(b, {"final": 0 * moves}, "lm3")
     found = compare([a, b])
     assert found["frontier"] == "lm"
-    assert found["gaps"][0]["over_range"]["gap"] == (pytest.approx(-0.2), None)
+    half = 2.365 * np.std(moves, ddof=1) / 8**0.5
+    assert found["gaps"][0]["over_range"]["gap"] == pytest.approx((-0.2, half), rel=1e-3)
+    assert found["gaps"][0]["over_range"]["by"] == "parts"
     (_, _, rows) = comparison_tables(found)[1]
-    assert rows[-1][3] == "-0.200"
+    assert rows[-1][3] == f"-0.200 ± {half:.3f} (one seed)"
 
 
 def test_tables_as_markdown_and_latex(tmp_path, capsys):
@@ -418,7 +609,7 @@ def test_folders_that_are_no_finished_run_are_refused_with_the_remedy(tmp_path):
 def test_many_scores_are_lines_of_the_table_on_the_terminal(capsys):
     """A column of two letters says nothing."""
     scores = dict.fromkeys(("right", "perplexity", "copied", "bleu3", "bleu4", "fed"), (0.123, 0.045))
-    none = {"gap": None, "p": None, "seeds": []}
+    none = {"gap": None, "by": None, "p": None, "seeds": [], "reason": None}
     group = {"seeds": [1, 2], "rank": 1.0, "scores": scores, "verdicts": [], "verdict": None, "left_out": []}
     group["to_pretrained"] = {"at_one": none, "over_range": none}
     print_comparison({"groups": {"a": group, "b": group}, "gaps": [], "frontier": next(iter(AXES))})

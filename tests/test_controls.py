@@ -95,6 +95,19 @@ def test_what_has_no_controls_is_told(capsys):
     assert not Path("never").exists()
 
 
+def test_a_run_of_another_version_is_told_before_anything_is_trained(tmp_path, capsys):
+    """An option that was a group of options, and is a number in its config.yaml, ended in a TypeError."""
+    run = tmp_path / "run"
+    run.mkdir()
+    config = {"method": "seqgan", "seed": 1, "from": None, "data": {}, "checkpoint": {}, "evaluate": {}, "generator": 5}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "log.jsonl").write_text(json.dumps({"step": 1, "phase": "end", "kind": "end"}) + "\n")
+    assert main(["compare", "--controls", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert f"{run / 'config.yaml'}: generator is 5, but must hold options; restore it or train anew" in said
+    assert not (run / "controls").exists()
+
+
 def shared_by(gains, name="random"):
     """What `share` says of runs whose gaps, and a control's, are these pairs, each with its own narrow interval."""
 

@@ -294,8 +294,7 @@ def test_a_watched_run_trains_what_an_unwatched_one_does_and_the_tiny_recipes_ar
     assert weights(tmp_path / "watched") == weights(tmp_path / "not")
     assert log_of(tmp_path / "watched", "health")
     assert log_of(tmp_path / "watched", "warning") == []
-    assert not log_of(tmp_path / "not", "health")
-    assert not (tmp_path / "not" / "best.json").exists()
+    assert (tmp_path / "not" / "best.json").read_text() == (tmp_path / "watched" / "best.json").read_text()
     trained = [[r for r in log_of(tmp_path / n, "train")] for n in ("watched", "not")]
     assert [{**r, "seconds": 0} for r in trained[0]] == [{**r, "seconds": 0} for r in trained[1]]
 
@@ -367,6 +366,25 @@ def test_without_stop_on_it_goes_on(stopped, tmp_path, no_page):
     assert [{**r, "seconds": 0} for r in log_of(tmp_path / "run", "train")[: len(some)]] == [
         {**r, "seconds": 0} for r in some
     ]
+
+
+def test_without_the_watch_no_sign_is_told_and_the_best_is_kept_and_named(stopped, tmp_path, capsys, no_page):
+    """`--health.watch false` switched best.json off as well."""
+    folder = tmp_path / "run"
+    assert main(["train", *COLLAPSING, "--health.watch", "false", "--out", str(folder)]) == 0
+    assert "best by validation step-0 (nll_valid " in capsys.readouterr().out
+    assert log_of(folder, "warning") == []
+    assert (folder / "best.json").read_text() == (stopped / "best.json").read_text()
+    assert (folder / "checkpoints" / "step-0" / "manifest.json").is_file()
+    assert "entropy_train" not in log_of(folder, "health")[0]  # what only a sign is held to is not counted
+
+
+def test_a_watch_that_is_off_takes_in_what_the_best_is_chosen_by():
+    watch = pre_trained(config=HealthConfig(watch=False))
+    assert not watch.lacks_floor("adversarial")
+    assert look(watch, 5, entropy=0.0, repeated=1.0, length=1.0, nll_valid=9.0) == []
+    assert watch.look == 9.0
+    assert watch.improved
 
 
 class Cut(BaseException):

@@ -147,7 +147,7 @@ def test_the_tiny_recipe_trains_on_any_folder(tmp_path):
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
     assert time.process_time() - begun < 20
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
-    assert [g["name"] for g in scores["generators"]] == ["pre-trained", "final"]
+    assert [g["name"] for g in scores["generators"]] == ["pre-trained", "MLE counterpart", "final"]
     assert main(["evaluate", str(tmp_path / "run"), "--metrics", "validity", "--samples", "8"]) == 0
     (score,) = [s for s in json.loads((tmp_path / "run" / "scores.json").read_text())["references"][0]["scores"]]
     assert (score["name"], score["value"]) == ("validity", 1.0)

@@ -5,7 +5,9 @@ import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from urllib.parse import unquote
 
+import numpy as np
 import pytest
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,13 +17,15 @@ from test_report import Page, described, finished_run, log_records, page_of, rec
 from seqforge import __version__
 from seqforge.cli import main
 from seqforge.frontier import AXES
-from seqforge.report import build, build_many, pictures_png
+from seqforge.report import build, build_many, many_png, pictures_png
 from seqforge.report.curves import read_curves
 from seqforge.report.discriminator import WITHOUT
 from seqforge.report.frontier import Line, Point, frontier_lines, label_temperatures
-from seqforge.report.learning import GROUPS, levels
+from seqforge.report.learning import GROUPS, grouped, levels
 from seqforge.report.neighbours import WIDEST, pieces
+from seqforge.report.page import MOST_WARNINGS
 from seqforge.training import METHODS, default_options
+from seqforge.verdict import FILE, save_draws
 
 
 @pytest.fixture
@@ -360,6 +364,99 @@ def test_a_run_that_is_not_scored_yet_is_shown_beside_those_that_are(tmp_path):
     assert "Nothing is compared: " in many(runs[0], runs[2]).text
 
 
+def test_warnings_and_an_early_stop_of_each_run_are_shown(tmp_path):
+    """The page of seeds hid a collapse, and that a run had been stopped for it."""
+    a, b = seeded(tmp_path, "a", 1), seeded(tmp_path, "b", 2)
+    told = "collapse: entropy is 0.1, below 1.2, since step 900"
+    records = [r for r in log_records() if r["kind"] not in ("warning", "end")]
+    warned = [record(900 + k, "adversarial", "warning", message=f"{told} ({k})") for k in range(MOST_WARNINGS + 3)]
+    write_log(b, [*records, *warned, record(2000, "end", "end", stopped=told)])
+    page = many(a, b)
+    assert "Step 1000, adversarial: entropy fell <b>fast</b> & far" in page.text
+    assert f"Stopped early: {told}" in page.text
+    assert f"Step 999, adversarial: {told} (99)" in page.text
+    assert f"{told} (100)" not in page.text
+    assert "3 more stand in log.jsonl." in page.text
+    write_log(b, records)
+    page = many(a, b)
+    assert "Stopped early:" not in page.text
+    assert "Warnings: the log holds none." in page.text
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("pg_bleu", ("bleu", "gradient_norm")),
+        ("leakgan", ("reward_mean", "worker_norm", "manager_norm")),
+        ("scratchgan", ("reward", "d_accuracy", "g_norm")),
+        ("cot", ("divergence", "mediator_nll_valid")),
+    ],
+)
+def test_each_method_has_its_reward_accuracy_and_gradients_on_the_page_of_several(tmp_path, method, names):
+    """It showed what SeqGAN calls them, and nothing in the place of the others'."""
+    runs = [seeded(tmp_path, name, seed, method=method) for seed, name in enumerate("ab")]
+    values = dict.fromkeys(names, 0.5)
+    for run in runs:
+        write_log(run, [record(step, "adversarial", "train", **values, other=1.0) for step in (10, 20)])
+    page = many(*runs)
+    labels = [svg["aria-label"].split(":")[0] for svg in page.all("svg")]
+    assert {name: labels.count(name) for name in names} == dict.fromkeys(names, 2)
+    assert "other" not in labels
+    assert page.text.count("the curves of other.") == 2
+
+
+def test_the_norm_of_scratchgans_gradients_stands_with_the_gradients(run):
+    curves, _ = read_curves([record(step, "adversarial", "train", g_norm=1.0, other=2.0) for step in (1, 2)])
+    groups = {group.title: [p.caption for p in pictures] for group, pictures in grouped(curves, [], {})}
+    assert groups == {"Gradients": ["g_norm"], "Other figures of the training": ["other"]}
+
+
+def test_what_stands_on_a_runs_own_page_is_named_with_the_way_there(tmp_path):
+    """Lengths, n-grams and samples were neither shown nor named."""
+    a, b = seeded(tmp_path, "a run", 1), seeded(tmp_path, "b", 2)
+    page = many(a, b)
+    parts = "Side by side; The discriminator; Lengths and n-grams; Samples; the curves of nll_train, d_loss."
+    assert f"More is on its own page (seqforge report {a}): {parts}" in page.text
+    build(a)
+    (tmp_path / "elsewhere").mkdir()
+    for out in (tmp_path / "many.html", tmp_path / "elsewhere" / "many.html"):
+        page = Page(build_many([a, b], out, default_options).read_text())
+        (link,) = [one["href"] for one in page.all("a") if not one["href"].startswith("#")]
+        assert (out.parent / unquote(link)).resolve() == (a / "report.html").resolve()
+        assert " " not in link
+        assert f"More is on its own page of a run: {parts}" in page.text
+        assert f"More is on its own page (seqforge report {b}): {parts}" in page.text
+    page = Page(build_many([a, b], a / "report.html", default_options).read_text())  # in the place of its own
+    assert not [one for one in page.all("a") if not one["href"].startswith("#")]
+
+
+def test_a_gap_of_one_seed_has_its_sampling_error_or_the_reason_why_not(tmp_path):
+    runs = [seeded(tmp_path, "a", 1), seeded(tmp_path, "b", 1, reward="random")]
+    scores = scores_json()
+    for one in scores["generators"][1]["scores"]:
+        one["value"] -= 0.25 if one["name"] == "nll_test" else 0
+    for run in runs:
+        write(run, "scores.json", scores)
+    page = many(*runs)
+    why = f"one seed, and no draws.npz to tell its interval by; make it by: seqforge evaluate {runs[0]}."
+    assert f"seqgan against its MLE: left out: {why}" in page.text
+    assert "seqgan its MLE – – 1 " in page.text
+    moves = np.random.default_rng(0).normal(0, 0.02, 400)
+    for run in runs:
+        draws = {
+            g["name"]: {
+                (s["name"], s["temperature"]): s["value"] + moves * (g["name"] == "final" and s["name"] == "nll_oracle")
+                for s in g["scores"]
+            }
+            for g in scores["generators"]
+        }
+        save_draws(run / FILE, draws)
+    page = many(*runs)
+    assert f"seqgan its MLE −0.190 ± {1.96 * moves.std(ddof=1):.3f} – 1 (sampling error of one seed)" in page.text
+    assert "left out" not in page.text
+    assert "nll_oracle 8.790 ± 0.010" in page.text
+
+
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
@@ -378,9 +475,40 @@ def test_png_writes_each_picture_of_the_page_once(run, tmp_path, capsys):
     assert files[0].read_bytes() == first
 
 
+@pytest.mark.usefixtures("drawn")
+def test_png_of_several_runs_writes_the_joint_pictures_and_each_runs_under_its_name(tmp_path, capsys):
+    runs = [seeded(tmp_path, "a", 1), seeded(tmp_path / "c", "a", 2), seeded(tmp_path, "b b", 3)]
+    into = tmp_path / "pictures"
+    assert main(["report", *map(str, runs), "--png", str(into)]) == 0
+    files = sorted(into.iterdir())
+    assert [Path(line) for line in sorted(capsys.readouterr().out.split())] == files
+    own = {p.name for p in pictures_png(runs[0], tmp_path / "alone")}
+    wanted = {"frontier-oracle.png"} | {f"{name}-{p}" for name in ("a-1", "a-2", "b_b") for p in own}
+    assert {f.name for f in files} == wanted
+    assert len(own) == 16
+    assert all(f.read_bytes().startswith(b"\x89PNG\r\n\x1a\n") for f in files)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_png_of_runs_that_cannot_be_compared_writes_each_ones_and_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr("seqforge.report.figures.Picture.png", lambda _, path: path.touch())
+    a, b = seeded(tmp_path, "a", 1), seeded(tmp_path, "b", 2)
+    write(b, "scores.json", (a / "scores.json").read_text().replace("|v:0.1", "|data:other|v:0.1"))
+    with pytest.warns(UserWarning, match="Nothing is compared: .*data:other"):
+        found = many_png([a, b], tmp_path / "pictures", default_options)
+    assert {p.name.split("-")[0] for p in found} == {"a", "b"}
+    bare = [tmp_path / name for name in ("c", "d")]
+    for run in bare:
+        run.mkdir()
+        (run / "config.yaml").write_text("method: mle\n")
+    with pytest.warns(UserWarning, match="c: there is nothing to draw yet"):  # noqa: SIM117
+        with pytest.raises(ValueError, match="c: there is nothing to draw yet; train first"):
+            many_png(bare, tmp_path / "x")
+
+
 def test_png_is_refused_where_it_would_do_nothing(run, tmp_path, capsys):
     assert main(["report", str(run), "--png", str(tmp_path / "x"), "--out", "y.html"]) == 2
-    assert "--png takes one run and no --out" in capsys.readouterr().err
+    assert "--png: goes without --out" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file; give a folder"):
         pictures_png(run, tmp_path / "file")

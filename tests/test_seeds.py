@@ -1,6 +1,7 @@
 """Several seeds in one command: a run each, one folder, one report; and what stops them."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -134,3 +135,96 @@ def test_a_damaged_plan_is_told(tmp_path):
     (tmp_path / "f" / seeds.FILE).write_text("{")
     with pytest.raises(ValueError, match=r"seeds.json: cannot be read"):
         seeds.runs_of(tmp_path / "f")
+
+
+# --- a seed that failed
+
+
+@pytest.fixture
+def failed(tmp_path, monkeypatch, capsys):
+    """A folder of seeds 4, 5, 6 and 7: 5 has never begun, 7 was cut off; and what was said of that."""
+    folder = tmp_path / "some"
+
+    class Some(Done):
+        def __init__(self, command, **_):
+            name = command[-1].rpartition("/")[2]
+            if name == "seed-5":
+                self.returncode = self.fail(name, "too cold")
+                return
+            super().__init__(command)
+            if name == "seed-7":
+                (folder / name / "scores.json").unlink()
+                self.returncode = self.fail(name, "too hot")
+
+        def fail(self, name, why):
+            (folder / f"{name}.log").write_text(f"seqforge: {why}\n")
+            return 2
+
+    monkeypatch.setattr(seeds, "subprocess", SimpleNamespace(Popen=Some))
+    code = main(["train", *shared(), "--seeds", "4,5,6,7", "--at-once", "1", "--out", str(folder)])
+    return folder, code, capsys.readouterr()
+
+
+def test_a_seed_that_fails_does_not_take_the_others_table_and_page(failed):
+    """Its failure came first: no table, no report.html."""
+    folder, code, told = failed
+    assert code == 2
+    assert told.err.splitlines()[-1] == f"seqforge: seed 5, 7: too cold ({folder}/seed-5.log)"
+    assert f"warning: Seed 5 is missing: there is no run in {folder}/seed-5; to go on" in told.err
+    assert f"warning: Seed 7 is missing: {folder}/seed-7 has no scores.json" in told.err
+    assert re.search(r"^ *mle +4, 6 +1 ", told.out, re.MULTILINE)  # the table
+    page = Page((folder / "report.html").read_text())
+    assert "mle, seeds 4, 6" in page.text
+    assert "seed-7 is not among those compared: it has no scores yet." in page.text
+    assert f"Seed 5 is missing: there is no run in {folder}/seed-5" in page.text.split("Not in this report")[-1]
+
+
+def test_a_folder_of_seeds_has_a_report_by_itself(failed, tmp_path, capsys):
+    """`seqforge report FOLDER` ended in "no config.yaml"."""
+    folder, *_ = failed
+    whole = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    assert main(["report", str(folder)]) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == str(folder / "report.html")
+    assert told.err.count("warning: Seed 5 is missing") == 1
+    assert (folder / "report.html").read_text() == whole
+    assert main(["report", str(folder), str(folder / "seed-7"), "--out", str(tmp_path / "x.html")]) == 0
+    assert "4 runs: seed-4, seed-6, seed-7, seed-7" in (tmp_path / "x.html").read_text()
+    assert main(["report", str(folder), str(folder / "seed-7")]) == 2
+
+
+def test_compare_names_the_seeds_that_are_missing_and_compares_the_others(failed, capsys):
+    folder, *_ = failed
+    assert main(["compare", str(folder), "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["groups"]["mle"]["seeds"] == [4, 6]
+    assert [line.partition(":")[0] for line in told.err.splitlines()] == ["warning", "warning"]
+    assert all(f"Seed {seed} is missing" in told.err for seed in (5, 7))
+    scores = json.loads((folder / "seed-6" / "scores.json").read_text())
+    scores["generators"][-1]["name"] = "newest"
+    (folder / "seed-6" / "scores.json").write_text(json.dumps(scores))
+    assert main(["compare", str(folder), "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["groups"]["mle"]["seeds"] == [4]
+    assert f"Seed 6 is missing: {folder}/seed-6 was scored before its end" in told.err
+
+
+def test_where_no_seed_is_left_it_is_refused(tmp_path, capsys):
+    folder = tmp_path / "f"
+    seeds.begin(folder, "mle", [], [1, 2])
+    for command in ("compare", "report"):
+        assert main([command, str(folder)]) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert said == [f"seqforge: {folder}: none of its seeds has come so far; to go on: seqforge resume {folder}"]
+
+
+def test_damaged_scores_are_for_who_reads_them_to_tell(tmp_path, capsys):
+    seeds.begin(tmp_path / "f", "mle", [], [1])
+    run = tmp_path / "f" / "seed-1"
+    run.mkdir()
+    (run / "config.yaml").write_text("method: mle\nseed: 1\n")
+    (run / "scores.json").write_text("{")
+    assert seeds.scored(tmp_path / "f") == ([run], [])
+    assert main(["compare", str(tmp_path / "f")]) == 2
+    assert f"{run / 'scores.json'}" in capsys.readouterr().err

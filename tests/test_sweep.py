@@ -217,7 +217,7 @@ def test_told_without_a_shared_range_or_of_some_seeds():
     assert sweep.told(sweep.Held(("a",), "x", judged, 2, 3)) == "beats: -0.120 ± 0.030 (2 of 3 seeds)"
     assert sweep.told(sweep.Held(("a",), "x", None, 0, 3)) == "no range shared"
     alone = Judgement("oracle", "beats", -0.12, -0.15, -0.09, 1.0, 2.0, "bootstrap", 400)
-    told = "beats: -0.120 ± 0.030 (1 of 3 seeds, sampling error of one seed)"
+    told = "no verdict: -0.120 ± 0.030 (1 of 3 seeds, sampling error of one seed)"
     assert sweep.told(sweep.Held(("a",), "x", alone, 1, 3)) == told
 
 

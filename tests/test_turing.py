@@ -1,7 +1,9 @@
 """`seqforge turing`: what is dealt, the file of answers, what they say, in figures, in words and in the report."""
 
 import collections
+import dataclasses
 import json
+import math
 import os
 import re
 from dataclasses import asdict
@@ -13,7 +15,7 @@ from test_report import finished_run
 
 from seqforge import turing
 from seqforge.report import build
-from seqforge.report.turing import sentence
+from seqforge.report.turing import sentence, tables
 from seqforge.turing import Answer
 
 
@@ -120,6 +122,53 @@ def test_figures_are_the_shares_with_wilsons_interval():
     called = [(c["source"], c["temperature"], c["count"], c["of"]) for c in found["called_human"]]
     assert called == [("real", None, 7, 10), ("generated", 0.5, 2, 2), ("generated", 1.0, 2, 8)]
     assert turing.share([])["share"] is None
+
+
+def test_what_is_pooled_is_told_apart_by_generator_and_temperature():
+    """One percentage was told of a generator as it is, one at a low temperature, and the pre-trained one."""
+    rows = [answer(trial=f"a{i}", said="person" if i < 6 else "machine") for i in range(10)]
+    rows += [answer(trial=f"b{i}", temperature=0.5, said="machine" if i < 8 else "person") for i in range(10)]
+    rows += [answer(trial=f"c{i}", source="generated", said="machine" if i < 6 else "person") for i in range(20)]
+    rows += [answer(trial=f"d{i}", source="generated", temperature=0.5, said="machine") for i in range(10)]
+    rows += [answer(trial=f"e{i}", source="pretrained", said="machine" if i < 9 else "person") for i in range(10)]
+    rows += [answer(trial="f", source="pretrained", temperature=2.0, said="machine")]
+    found = turing.results(rows)
+    each = [(k["source"], k["temperature"], k["real"], k["generated"], k["share"]) for k in found["by_generator"]]
+    assert each == [
+        ("generated", 0.5, 10, 10, pytest.approx((0.2 + 1) / 2)),
+        ("generated", 1.0, 10, 20, pytest.approx((0.6 + 0.3) / 2)),
+        ("pretrained", 1.0, 10, 10, pytest.approx((0.6 + 0.9) / 2)),
+        ("pretrained", 2.0, 0, 1, None),
+    ]
+    real, made = (binomtest(k, n).proportion_ci(0.95, "wilson") for k, n in ((6, 10), (6, 20)))
+    kind = found["by_generator"][1]
+    assert kind["low"] == pytest.approx(0.45 - math.hypot(0.6 - real.low, 0.3 - made.low) / 2, abs=1e-4)
+    assert kind["high"] == pytest.approx(0.45 + math.hypot(real.high - 0.6, made.high - 0.3) / 2, abs=1e-4)
+    told = sentence(found)
+    assert "That pools 4 kinds of generated sequences" in told
+    assert "of the final generator, temperature 1: 45% (95 % interval " in told
+    assert "of the pre-trained generator, temperature 1: 75% (95 % interval " in told
+    assert told.endswith("of the pre-trained generator, temperature 2: too few answers.")
+    (one,) = [table for table in tables(found) if "either side counted half" in table.caption]
+    assert [row[:3] for row in one.rows][1:] == [
+        ("of the final generator, temperature 1", "10 and 20", "45%"),
+        ("of the pre-trained generator, temperature 1", "10 and 10", "75%"),
+        ("of the pre-trained generator, temperature 2", "0 and 1", "–"),
+    ]
+
+
+def test_a_judge_who_calls_all_human_is_a_coin_whatever_was_asked():
+    rows = [answer(trial=f"a{i}", source=s) for s, n in (("real", 20), ("generated", 10)) for i in range(n)]
+    rows = [dataclasses.replace(row, trial=str(i)) for i, row in enumerate(rows)]
+    (kind,) = turing.results(rows)["by_generator"]
+    assert kind["share"] == 0.5
+    assert kind["low"] < 0.5 < kind["high"]
+
+
+def test_of_one_generator_at_one_temperature_nothing_is_pooled():
+    found = turing.results([answer(), answer(trial="u", source="generated")])
+    assert "pools" not in sentence(found)
+    assert len(tables(found)) == 2
 
 
 @pytest.mark.parametrize(("right", "word"), [(58, "better than a coin"), (30, "no better"), (2, "more often than a")])

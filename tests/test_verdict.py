@@ -179,6 +179,25 @@ def test_better_than_the_most_diverse_end_alone_is_no_verdict():
     assert str(told).startswith("The adversarial stage beats MLE: it is better on both counts")
 
 
+def test_worse_than_the_coldest_end_alone_is_no_verdict():
+    """One less diverse than any temperature makes the other, and worse than that is there, "loses", "at any temperature
+    evaluated", though a cooler one of its own was better than all of the other.
+    """
+
+    def scores(points):
+        each = [
+            (name, 1 - k / 10, p[i]) for k, p in enumerate(points) for i, name in enumerate(("nll_test", "nll_oracle"))
+        ]
+        return [{"name": n, "temperature": t, "value": v, "stderr": 0.01} for n, t, v in each]
+
+    theirs = scores([(5.0, 6.0), (6.0, 4.5), (7.0, 3.5)])
+    told = verdict.sentence(scores([(7.5, 3.8), (9.0, 3.0)]), theirs, [], "adversarial")
+    assert str(told).startswith("No verdict: it is less diverse than any temperature evaluated makes")
+    told = verdict.sentence(scores([(7.5, 3.8), (9.0, 3.6)]), theirs, [], "adversarial")
+    assert str(told).startswith("The adversarial stage loses to MLE: it is worse on both counts than")
+    assert "at the coldest evaluated" in str(told)
+
+
 @pytest.mark.parametrize(
     ("facts", "told"),
     [

@@ -61,7 +61,8 @@ class CoTConfig:
         generator: its kind and sizes
         mediator: its kind and sizes
         mle: likelihood before the first round; mle.epochs 0: none (CoT: none)
-        counterpart: where there is none: an MLE of the same size for the verdict; counterpart.epochs 0: none
+        counterpart: an MLE of the same size for the verdict, where there is none or it ended while it still improved;
+            counterpart.epochs 0: none
         monitor: what is measured meanwhile, every so many rounds
         rounds: times that the steps below are followed by a look at the validation set
         steps: turns of mediator and generator a round
@@ -83,6 +84,8 @@ class CoTConfig:
         patience: rounds without a lower validation NLL before it stops and takes the best round's weights, or those it
             started from; 0: none
     """
+
+    from_scratch: ClassVar[bool] = True  # unless told otherwise: --from shares the counterpart
 
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     mediator: MediatorConfig = field(default_factory=MediatorConfig)
@@ -136,10 +139,12 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         mle.counterpart(generator, config.counterpart, corpus, run)
     run.keep("generator", generator)
     if config.mle.epochs:
-        mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+        pretrained = mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+        mle.opponent(generator, pretrained, config.counterpart, corpus, run)
         if run.once("pre-trained"):
             mle.measure(generator, corpus, config.monitor, run, "mle")
             run.checkpoint(tag="pre-trained")
+        run.drop(mle.COUNTERPART)
     mediator = run.keep("mediator", kinds.make(config.mediator, *sizes, seeds[1]).to(run.device))
     learner = run.keep("learner", copy.deepcopy(generator).to(run.device)) if config.average else generator
     optimizer = run.keep("generator.optimizer", torch.optim.Adam(mle.trainable(learner), lr=config.lr, fused=True))

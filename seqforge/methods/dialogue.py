@@ -32,7 +32,7 @@ from seqforge.data.readers.document import Found
 from seqforge.data.readers.files import lines
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
-from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig
 from seqforge.models.generator import Context, Generator
 from seqforge.models.transformer import TransformerConfig, TransformerGenerator
 from seqforge.models.transformer_discriminator import TransformerDiscriminator, TransformerDiscriminatorConfig
@@ -53,6 +53,8 @@ class DialogueConfig:
         discriminator: sizes of the judge of (source, reply)
         mle: pre-training of the generator
         monitor: what is measured meanwhile
+        counterpart: likelihood that goes on, for the verdict alone, where mle ended while it still improved;
+            counterpart.epochs 0: none
         stage: the last stage carried out; what a run taken over by --from has done is not done again
         decode: how the pre-trained generator answers the training sources for its discriminator (original: greedy)
         rounds: adversarial rounds
@@ -82,6 +84,7 @@ class DialogueConfig:
     discriminator: TransformerDiscriminatorConfig = field(default_factory=TransformerDiscriminatorConfig)
     mle: MLEConfig = field(default_factory=lambda: MLEConfig(epochs=30, lr=0.001, lr_decay=0.5, clip=1.0))
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    counterpart: CounterpartConfig = field(default_factory=CounterpartConfig)
     stage: Stage = "train"
     decode: Literal["greedy", "sample"] = "sample"
     rounds: int = 30
@@ -139,7 +142,8 @@ def train(config: DialogueConfig, corpus: Corpus, run: Run) -> TransformerGenera
         torch.optim.AdamW(discriminator.parameters(), lr=config.d_lr, weight_decay=config.d_weight_decay, fused=True),
     )
 
-    mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+    best = mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+    mle.opponent(generator, best, config.counterpart, corpus, run)
     if config.reaches("generate") and not (run.folder / GENERATED).is_file():
         check_taken_over(config, corpus, run)
         if not run.take_over(GENERATED):
@@ -149,6 +153,7 @@ def train(config: DialogueConfig, corpus: Corpus, run: Run) -> TransformerGenera
     if run.once("pre-trained"):
         mle.measure(generator, corpus, config.monitor, run, "mle")
         run.checkpoint(tag="pre-trained")
+    run.drop(mle.COUNTERPART)
     if not config.reaches("train") or not config.rounds:
         run.checkpoint(tag="final")
         return generator

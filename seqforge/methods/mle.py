@@ -67,7 +67,8 @@ class MLEConfig:
 @dataclass(frozen=True)
 class CounterpartConfig(MLEConfig):
     """The likelihood training of a second generator, alike and from the same start, that the verdict holds the run's
-    to: of methods without pre-training. As MLEConfig, stopped by the validation NLL.
+    to: where a method has no pre-training, or one that ended while it was still improving. As MLEConfig, stopped by the
+    validation NLL.
 
     Args:
         epochs: most passes over the training set; 0: none, and no verdict on MLE
@@ -142,10 +143,10 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def pretrain(
     generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, corpus: Corpus, run: Run, phase: str = "mle"
-) -> None:
+) -> Best:
     """Train `generator` in place by likelihood on the training set; the best epoch's weights where it stops early. With
     an average of the weights it is the average, and a learner the one whose steps it follows. phase: what the log calls
-    it; each generator of a run needs its own.
+    it; each generator of a run needs its own. Returns its best epoch.
     """
     assert isinstance(generator, Generator)
     learner = run.keep(f"{phase}.learner", copy.deepcopy(generator).to(run.device)) if config.average else generator
@@ -168,7 +169,8 @@ def pretrain(
             if config.average:
                 follow(generator, learner, config.average, step)
                 step += 1
-        run.tokens += int(train.lengths.sum())
+        if phase != COUNTERPART:  # which the method learns nothing from
+            run.tokens += int(train.lengths.sum())
         nll_valid = validation_nll(generator.eval(), corpus.valid)
         best.update(nll_valid, generator)
         if config.lr_decay < 1 and best.age:
@@ -182,6 +184,10 @@ def pretrain(
         generator.load_state_dict(best.weights)
     run.drop(f"{phase}.learner")
     generator.eval()
+    return best
+
+
+COUNTERPART = "counterpart"  # its phase, and its name in checkpoints
 
 
 def counterpart(untrained: nn.Module, config: CounterpartConfig, corpus: Corpus, run: Run) -> None:
@@ -190,14 +196,27 @@ def counterpart(untrained: nn.Module, config: CounterpartConfig, corpus: Corpus,
     """
     if not config.epochs:
         return
-    twin = run.keep("counterpart", copy.deepcopy(untrained).to(run.device))
-    pretrain(twin, config, MonitorConfig(every=0), corpus, run, phase="counterpart")
-    if run.once("counterpart"):
-        run.checkpoint(tag="counterpart")
-    if run.once("counterpart.left"):
+    _train_twin(untrained, config, corpus, run)
+    if run.once(COUNTERPART):
+        run.checkpoint(tag=COUNTERPART)
+    if run.once(f"{COUNTERPART}.left"):
         run.step += 1  # so that no checkpoint of the method takes the place of this one
-        run.tokens = 0  # not the method's
-    run.drop("counterpart", "counterpart.optimizer", "counterpart.best")
+    run.drop(COUNTERPART)
+
+
+def opponent(pretrained: nn.Module, best: Best, config: CounterpartConfig, corpus: Corpus, run: Run) -> None:
+    """After a pre-training, of which `best` is the best epoch: where that was its last, or there was none, likelihood
+    had more to give, and a copy of the generator goes on by it, for the verdict alone. It is kept as "counterpart"
+    until the run drops that: in the checkpoint of the pre-trained generator.
+    """
+    if config.epochs and not best.age:
+        _train_twin(pretrained, config, corpus, run)
+
+
+def _train_twin(generator: nn.Module, config: CounterpartConfig, corpus: Corpus, run: Run) -> None:
+    twin = run.keep(COUNTERPART, copy.deepcopy(generator).to(run.device))
+    pretrain(twin, config, MonitorConfig(every=0), corpus, run, phase=COUNTERPART)
+    run.drop(f"{COUNTERPART}.optimizer", f"{COUNTERPART}.best")
 
 
 def likelihood_loss(

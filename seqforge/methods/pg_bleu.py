@@ -18,7 +18,7 @@ from seqforge import objectives, ranges, rewards
 from seqforge.data.corpus import Corpus, Split
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
-from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig
 from seqforge.metrics.bleu import Smoothing, sentence_scores
 from seqforge.metrics.ngrams import References, Texts
 from seqforge.models import kinds
@@ -35,6 +35,8 @@ class PGBLEUConfig:
         generator: its kind and sizes
         mle: pre-training of the generator
         monitor: what is measured meanwhile
+        counterpart: likelihood that goes on, for the verdict alone, where mle ended while it still improved;
+            counterpart.epochs 0: none
         rounds: generator steps (SeqGAN's baseline: 800)
         batch: sequences a step (SeqGAN: 64)
         rollouts: completions of every prefix; 0 gives every token the BLEU of its whole sequence (SeqGAN's baseline: 1)
@@ -52,6 +54,7 @@ class PGBLEUConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     mle: MLEConfig = field(default_factory=MLEConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    counterpart: CounterpartConfig = field(default_factory=CounterpartConfig)
     rounds: int = 200
     batch: int = 64
     rollouts: int = 1
@@ -97,10 +100,12 @@ def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     seed = derive_seed(run.seed, "generator")
     generator = kinds.make(config.generator, corpus.vocab_size, corpus.eos_id, corpus.start_id, seed)
     run.keep("generator", generator.to(run.device))
-    mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+    best = mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+    mle.opponent(generator, best, config.counterpart, corpus, run)
     if run.once("pre-trained"):
         mle.measure(generator, corpus, config.monitor, run, "mle")
         run.checkpoint(tag="pre-trained")
+    run.drop(mle.COUNTERPART)
     optimizer = run.keep("generator.optimizer", torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True))
     pick = torch.Generator().manual_seed(derive_seed(run.seed, "references"))
     count = max(1, round(config.references * len(corpus.train)))

@@ -24,7 +24,7 @@ import copy
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,8 @@ class ScratchGANConfig:
         l2: weight of half the squared norm of all the generator's parameters (ScratchGAN: 0)
         d_l2: the same of the discriminator's (ScratchGAN: 0.000001)
     """
+
+    from_scratch: ClassVar[bool] = True  # --from shares the counterpart
 
     generator: SkipLSTMConfig = field(default_factory=SkipLSTMConfig)
     discriminator: TokenDiscriminatorConfig = field(default_factory=TokenDiscriminatorConfig)

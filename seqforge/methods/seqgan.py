@@ -24,7 +24,7 @@ from seqforge import discriminate, objectives, ranges, rewards
 from seqforge.data.corpus import Corpus
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
-from seqforge.methods.mle import MLEConfig, MonitorConfig
+from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig
 from seqforge.models import kinds
 from seqforge.models.kinds import AnyGenerator, DiscriminatorConfig, GeneratorConfig
 from seqforge.run import Run, derive_seed
@@ -41,6 +41,8 @@ class SeqGANConfig:
         discriminator: its kind and sizes (SeqGAN: a CNN)
         mle: pre-training of the generator
         monitor: what is measured meanwhile
+        counterpart: likelihood that goes on, for the verdict alone, where mle ended while it still improved;
+            counterpart.epochs 0: none
         rounds: adversarial rounds (SeqGAN: 200)
         g_steps: generator steps a round (SeqGAN: 1)
         batch: sequences a generator step (SeqGAN: 64)
@@ -66,6 +68,7 @@ class SeqGANConfig:
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     mle: MLEConfig = field(default_factory=MLEConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    counterpart: CounterpartConfig = field(default_factory=CounterpartConfig)
     rounds: int = 60
     g_steps: int = 1
     batch: int = 64
@@ -115,12 +118,14 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     )
     run.keep("discriminator.optimizer", d_optimizer)
 
-    mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+    best = mle.pretrain(generator, config.mle, config.monitor, corpus, run)
+    mle.opponent(generator, best, config.counterpart, corpus, run)
     for _ in run.loop("discriminator", config.d_pretrain if config.judged else 0):
         discriminate.train_on_fresh(discriminator, d_optimizer, generator, corpus, config, run, "discriminator", 1)
     if run.once("pre-trained"):
         mle.measure(generator, corpus, config.monitor, run, "mle")
         run.checkpoint(tag="pre-trained")
+    run.drop(mle.COUNTERPART)
     if not config.rounds:
         run.checkpoint(tag="final")
         return generator

@@ -2,7 +2,7 @@
 
 from seqforge.report.comparison import compare_png
 from seqforge.report.learning import curves_png
-from seqforge.report.many import build_many
+from seqforge.report.many import build_many, many_png
 from seqforge.report.page import build, pictures_png
 
-__all__ = ["build", "build_many", "compare_png", "curves_png", "pictures_png"]
+__all__ = ["build", "build_many", "compare_png", "curves_png", "many_png", "pictures_png"]

@@ -10,13 +10,14 @@ from seqforge.frontier import ORACLE
 from seqforge.report.figures import MARKERS, PAPER, dress, styled, write_png
 from seqforge.report.folder import Folder, read_folder, subjects
 from seqforge.report.frontier import frontier_line
+from seqforge.signs import STAGES
 from seqforge.verdict import rival
 
 
 def compare_png(runs: Sequence[Path], out: Path) -> Path:
-    """NLL_oracle over NLL_test: a line a run through its adversarial rounds, one colour a reward; dashed, the
-    pre-trained generator of the first run over its temperatures, and dotted MLE stopped early where the verdict is held
-    to that. Raises ValueError where no run has such a line.
+    """NLL_oracle over NLL_test: a line a run through the rounds after its pre-training, one colour a method and reward;
+    dashed, the pre-trained generator of the first run over its temperatures, and dotted MLE stopped early where the
+    verdict is held to that. Raises ValueError where no run has such a line.
     """
     folders = [read_folder(run) for run in runs]
     with styled():
@@ -29,7 +30,7 @@ def compare_png(runs: Sequence[Path], out: Path) -> Path:
             _draw_path(axes, folder, names)
         if not names:
             raise ValueError(
-                f"{runs[0]}: no run measured NLL_oracle and NLL_test while it trained, as those on an oracle do "
+                f"{runs[0]}: no run measured NLL_oracle and NLL_test after its pre-training, as those on an oracle do "
                 "(--monitor.every); of others seqforge report has the frontiers"
             )
         axes.margins(0.3)
@@ -48,19 +49,19 @@ def compare_png(runs: Sequence[Path], out: Path) -> Path:
 
 
 def _draw_path(axes, folder: Folder, names: list[str]) -> None:
-    points = [r["scores"] for r in folder.of_kind("evaluation") if "nll_oracle" in r["scores"]]
-    path = [(s["nll_test"]["value"], s["nll_oracle"]["value"]) for s in points]
-    adversarial = [i for i, r in enumerate(folder.of_kind("evaluation")) if r["phase"] == "adversarial"]
-    if not path or not adversarial:
+    looks = [r for r in folder.of_kind("evaluation") if {"nll_oracle", "nll_test"} <= r["scores"].keys()]
+    judged = [i for i, r in enumerate(looks) if r["phase"] in STAGES]
+    if not judged:
         return
-    path = path[max(0, adversarial[0] - 1) :]  # from the pre-trained generator on
-    name = str(folder.config.get("reward", folder.config.get("method")))
-    label = None if name in names else f"{name} reward, training"
+    looks = looks[max(0, judged[0] - 1) :]  # from the pre-trained generator on
+    x, y = ([r["scores"][score]["value"] for r in looks] for score in ("nll_test", "nll_oracle"))
+    reward = folder.config.get("reward")
+    name = ", ".join([str(folder.config.get("method")), *([f"{reward} reward"] if reward else [])])
+    label = None if name in names else f"{name}, training"
     if name not in names:
         names.append(name)
     at = names.index(name)
     color, marker = PAPER.series[at % len(PAPER.series)], MARKERS[at % len(MARKERS)]
-    x, y = zip(*path, strict=True)
     axes.plot(x, y, color=color, linewidth=0.9, alpha=0.8)
     axes.plot(x[-1:], y[-1:], color=color, marker=marker, linestyle="-", label=label)
 

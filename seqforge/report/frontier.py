@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from seqforge.frontier import AXES, Axes, heat
 from seqforge.report.figures import MARKERS, Palette, Picture, dress, name_series, places_of
 from seqforge.report.folder import Folder, number, subject_scores, subjects
+from seqforge.report.scores import LIKELIHOOD
 from seqforge.report.section import Found, Section
 from seqforge.report.tables import Table, show
 from seqforge.verdict import Judgement, opponent, reason, rival
@@ -70,15 +71,13 @@ def section(folder: Folder) -> Found:
             f"The quality-diversity pictures: scores.json has no two scores of one at one temperature ({FRONTIERS})."
         ]
     view = {"judged": judged(folder.scores)}
-    return Section("frontier", "Quality and diversity", "section_frontier.html.j2", view, pictures), alone(
-        folder.scores
-    )
+    return Section("frontier", "Quality and diversity", "section_frontier.html.j2", view, pictures), alone(folder)
 
 
-def alone(scores: dict[str, Any]) -> list[str]:
+def alone(folder: Folder) -> list[str]:
     """Named where the curve of MLE, which the verdict needs, is not there."""
-    generators = subjects({"generators": scores.get("generators")})
-    if len(generators) != 1:
+    generators = subjects({"generators": folder.scores.get("generators")})
+    if len(generators) != 1 or folder.config.get("method") in LIKELIHOOD:
         return []
     return [
         "The curve of its MLE counterpart: this run has one generator only. Train one by likelihood and put both side "

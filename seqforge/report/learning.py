@@ -54,7 +54,7 @@ GROUPS = (
         "Gradients",
         "Of the generator, before they are clipped. Norms that grow, or jump by orders of magnitude, call for a lower "
         "learning rate.",
-        names=("gradient_norm", "worker_norm", "manager_norm", "manager_cosine"),
+        names=("gradient_norm", "g_norm", "worker_norm", "manager_norm", "manager_cosine"),
     ),
     Group("Other figures of the training", ""),
 )

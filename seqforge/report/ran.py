@@ -87,6 +87,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min {rest} s" if hours else f"{minutes} min {rest} s"
 
 
+def diverged(folder: Folder) -> str | None:
+    """That a run ended in a number that is not finite, and what to try; None where it did not."""
+    last = folder.records[-1] if folder.records else {}
+    if (last.get("kind"), last.get("sign")) != ("warning", "nan"):
+        return None
+    tries = [str(one) for one in last["try"]] if isinstance(last.get("try"), list) else []
+    remedy = f"train anew with {' or '.join(tries)}" if tries else "train anew with smaller steps"
+    return (
+        f"it diverged at step {last['step']}, {last['phase']}: {last.get('figure')} is {last.get('value')}; a resume "
+        f"would come to the same, so {remedy}"
+    )
+
+
 def missing(folder: Folder) -> list[str]:
     told = other_version(folder.config)
     if not folder.checkpoints:
@@ -112,7 +125,9 @@ def missing_from_log(folder: Folder) -> list[str]:
         told.append("Training curves: log.jsonl has no train record.")
     if "start" not in kinds:
         told.append("Versions, device, commit and data digests: log.jsonl has no start record.")
-    if "end" not in kinds:
+    if fallen := diverged(folder):
+        told.append(f"The end of the run: {fallen}.")
+    elif "end" not in kinds:
         last = time.strftime("%Y-%m-%d %H:%M", time.localtime((folder.path / "log.jsonl").stat().st_mtime))
         told.append(
             f"The end of the run: log.jsonl, last written {last}, has no end record, so it is still running or was cut "

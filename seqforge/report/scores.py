@@ -3,8 +3,11 @@
 from dataclasses import replace
 
 from seqforge.report.folder import Folder, number, subjects
+from seqforge.report.ran import diverged
 from seqforge.report.section import Found, Section
 from seqforge.report.tables import DIFFERS, Table, side_by_side, signature_table
+
+LIKELIHOOD = ("mle", "mle_search", "scheduled_sampling", "distillation")  # methods without a stage that is judged
 
 
 def section(folder: Folder) -> Found:
@@ -34,18 +37,31 @@ def verdict(folder: Folder) -> str:
     """Of the run's own evaluation; where there is none, that and why."""
     told = folder.scores.get("verdict")
     steps = [int(s) for r in folder.records if (s := number(r["step"])) is not None]
-    last = (folder.scores.get("generators") or [{}])[-1]
+    generators, now, fallen = folder.scores.get("generators") or [{}], max(steps, default=0), diverged(folder)
+    last = generators[-1]
     if told and last.get("name") == "newest":
-        now = max(steps, default=0)
-        return f"Scored on its way, at step {last.get('step')}; it is at step {now} and has not ended. {told}"
+        how = fallen or f"it is at step {now} and has not ended"
+        return f"Scored on its way, at step {last.get('step')}; {how}. {told}"
     if told:
         return str(told)
     if not folder.scores:
+        if fallen:
+            return f"No verdict: the run has not been scored, as {fallen}."
         how = "it ended" if folder.of_kind("end") else "it is still running or was cut off"
-        return f"No verdict: the run has not been scored ({how}, at step {max(steps, default=0)})."
-    if len(subjects({"generators": folder.scores.get("generators")})) < 2:
+        return f"No verdict: the run has not been scored ({how}, at step {now})."
+    return f"No verdict: {why_none(folder)}"
+
+
+def why_none(folder: Folder) -> str:
+    """Why a run that has been scored has no verdict."""
+    rows = subjects({"generators": folder.scores.get("generators")})
+    if folder.config.get("method") in LIKELIHOOD:
+        return "a run of likelihood alone: there is no stage to judge; seqforge compare holds it beside others."
+    if len(rows) < 2:
         return (
-            "No verdict: the run has one generator, and none trained by likelihood alone to hold it against; "
-            "seqforge compare puts it beside a run of mle."
+            "the run has one generator, and none trained by likelihood alone to hold it against; seqforge compare puts "
+            "it beside a run of mle."
         )
-    return "No verdict: its generators share no frontier to be judged by."
+    if rows[0].get("step") == rows[-1].get("step") is not None:
+        return "no step of the stage has been made, so that the generator is still the pre-trained one."
+    return "its generators share no frontier to be judged by."

@@ -1,0 +1,108 @@
+"""A fair opponent: where a pre-training ended while it still improved, a copy goes on by likelihood for the verdict."""
+
+import json
+
+import pytest
+import torch
+
+from seqforge import checkpoint, verdict
+from seqforge.cli import main
+from seqforge.evaluate import load_generator
+from seqforge.methods import mle
+
+TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--report", "false", "--rounds", "2"]
+SHORT = ["--mle.epochs", "1"]
+FOLDERS = {"fair": [], "short": SHORT, "none": ["--mle.epochs", "0"], "alone": [*SHORT, "--counterpart.epochs", "0"]}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """By what their pre-training was, and a control that starts from the short one."""
+    folder = tmp_path_factory.mktemp("opponents")
+    fair = ["--mle.epochs", "12", "--mle.lr", "0.1", "--mle.patience", "1"]
+    for name, options in (FOLDERS | {"fair": fair}).items():
+        assert main([*TINY, *options, "--out", str(folder / name)]) == 0
+    control = [*TINY, *SHORT, "--from", str(folder / "short"), "--reward", "constant", "--lr", "0.001"]
+    assert main([*control, "--out", str(folder / "control")]) == 0
+    return folder
+
+
+def scores(run) -> dict:
+    return json.loads((run / "scores.json").read_text())
+
+
+def nll_test(generator: dict) -> float:
+    return next(s["value"] for s in generator["scores"] if (s["name"], s["temperature"]) == ("nll_test", 1.0))
+
+
+def names(run) -> list[str]:
+    return [g["name"] for g in scores(run)["generators"]]
+
+
+@pytest.mark.parametrize("name", ["short", "none"])
+def test_a_pre_training_cut_short_is_no_fair_opponent(runs, name):
+    before, twin, final = scores(runs / name)["generators"]
+    assert (before["name"], twin["name"], final["name"]) == ("pre-trained", verdict.COUNTERPART, "final")
+    assert nll_test(twin) < nll_test(before)
+    assert "its MLE counterpart" in scores(runs / name)["verdict"]
+    draws = [verdict.load_draws(runs / name / verdict.FILE, n) for n in ("final", verdict.COUNTERPART)]
+    wanted = verdict.judge("oracle", final["scores"], twin["scores"], *draws)
+    assert [j["gap"] for j in scores(runs / name)["judgements"]] == ([pytest.approx(wanted.gap)] if wanted else [])
+
+
+def test_one_that_had_its_best_behind_it_is(runs):
+    assert names(runs / "fair") == ["pre-trained", "final"]
+    assert "MLE" in scores(runs / "fair")["verdict"]
+    assert "No verdict on MLE" not in scores(runs / "fair")["verdict"]
+
+
+def test_the_method_sees_nothing_of_it(runs):
+    weights = [load_generator(checkpoint.newest(runs / n / "checkpoints", "final")).state_dict() for n in FOLDERS]
+    by = dict(zip(FOLDERS, weights, strict=True))
+    assert all(torch.equal(by["short"][k], by["alone"][k]) for k in by["short"])
+    tokens = [json.loads((runs / n / "log.jsonl").read_text().splitlines()[-1])["tokens"] for n in ("short", "alone")]
+    assert tokens[0] == tokens[1]
+
+
+def test_without_it_there_is_no_verdict_on_mle(runs):
+    assert names(runs / "alone") == ["pre-trained", "final"]
+    assert scores(runs / "alone")["judgements"] == []
+    told = scores(runs / "alone")["verdict"]
+    assert told.startswith("No verdict on MLE: the likelihood training before this stage ended while")
+    assert "give --counterpart.epochs 100" in told
+    assert "NLL_test" in told
+
+
+def test_a_control_shares_it(runs):
+    twins = [
+        g for n in ("short", "control") for g in scores(runs / n)["generators"] if g["name"] == verdict.COUNTERPART
+    ]
+    assert len(twins) == 2
+    assert twins[0]["scores"] == twins[1]["scores"]
+    log = [json.loads(line) for line in (runs / "control" / "log.jsonl").read_text().splitlines()]
+    assert not [r for r in log if r["phase"] == mle.COUNTERPART]
+
+
+def test_the_model_card_of_the_pre_trained_has_its_own_scores(runs, tmp_path):
+    assert main(["export", str(runs / "short"), "--checkpoint", "pre-trained", "--out", str(tmp_path / "hub")]) == 0
+    card = (tmp_path / "hub" / "README.md").read_text()
+    before, twin, _ = scores(runs / "short")["generators"]
+    assert f"| nll_test | 1 | {nll_test(before):.4f}" in card
+    assert f"| nll_test | 1 | {nll_test(twin):.4f}" not in card
+
+
+def test_it_goes_on_after_a_stop_as_if_there_had_been_none(runs, tmp_path, monkeypatch):
+    seen, log = [], mle.Run.log
+
+    def cut(self, phase, kind, **values):
+        log(self, phase, kind, **values)
+        seen.append(phase)
+        if seen.count(mle.COUNTERPART) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(mle.Run, "log", cut)
+    assert main([*TINY, *SHORT, "--out", str(tmp_path / "cut")]) == 130
+    monkeypatch.setattr(mle.Run, "log", log)
+    assert main(["resume", str(tmp_path / "cut")]) == 0
+    for found, wanted in zip(scores(tmp_path / "cut")["generators"], scores(runs / "short")["generators"], strict=True):
+        assert found["scores"] == wanted["scores"]
