@@ -7,9 +7,10 @@ import itertools
 import json
 import re
 import warnings
+from argparse import Action
 from typing import Any, NoReturn, get_args
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from seqforge import recipes
 from seqforge.corpora import WORLDS
@@ -20,10 +21,21 @@ from seqforge.training import METHODS
 PLAYERS = "--(generator|mediator|teacher|discriminator)"  # groups of options that may have a kind
 
 
+class Help(DefaultHelpFormatter):
+    """Types in words: jsonargparse shows `<class 'Path'>`, and the address of a function that parses."""
+
+    def _get_type_str(self, action: Action) -> str | None:
+        found = super()._get_type_str(action)
+        if found is None:
+            return None
+        return "names by comma" if found.startswith("<function") else found.replace("<class 'Path'>", "path")
+
+
 class Parser(ArgumentParser):
     """Errors are one ValueError, which names the nearest known option."""
 
     def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", Help)
         super().__init__(*args, allow_abbrev=False, **kwargs)  # `--recip X` must not pass for --recipe
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

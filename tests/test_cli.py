@@ -113,7 +113,9 @@ def test_help_explains_every_option_of_training(method, capsys):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c != "train"])
 def test_help_explains_every_option_of_a_command(command, capsys):
-    found = entries(help_of([command], capsys))
+    text = help_of([command], capsys)
+    assert not re.search(r"<(class|function)", text)
+    found = entries(text)
     assert found
     for option, explained in found.items():
         assert len(re.sub(r"\((type|default|required).*", "", explained).strip()) > 5, option
