@@ -101,12 +101,13 @@ def test_one_that_was_never_pre_trained_has_no_such_generator(copy, capsys):
     assert "--include pretrained" in refused(capsys, copy, "--include", "pretrained")
 
 
-def test_data_that_are_no_longer_the_run_s_are_refused(copy, capsys):
+def test_data_that_are_no_longer_the_run_s_are_refused(copy):
     """Real sequences of another file would be judged against the run's; evaluate, watch and resume refuse them too."""
     log = copy / "log.jsonl"
     first, rest = log.read_text().split("\n", 1)
     log.write_text(json.dumps({**json.loads(first), "test": "0ther"}) + "\n" + rest)
-    assert "it began with other test data (digest 0ther;" in refused(capsys, copy, "--n", "4")
+    with pytest.raises(ValueError, match=r"it began with other test data \(digest 0ther;"):
+        deck_of(copy, 4, 1.0, 0, False)
 
 
 def test_a_port_in_use_is_named(copy, capsys):
