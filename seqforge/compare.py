@@ -262,8 +262,8 @@ def _told(verdict: dict | None, by_seed: dict[int, Scored], pairs: Pairs) -> dic
         each = [f"Seed {seed}: {sentence}" for seed, sentence in told.items() if sentence]
         return {"word": "no verdict", "reason": " ".join(["no seed has one on the frontier compared.", *each])}
     word, why, shared = f"{verdict['word']} MLE", verdict["reason"], verdict["seeds"]
-    if len(shared) == 1 < len(pairs):
-        word, why = "no verdict", f"only seed {shared[0]} of {len(pairs)} shares a range with its MLE: {why}"
+    if len(shared) == 1 < len(by_seed):
+        word, why = "no verdict", f"only seed {shared[0]} of {len(by_seed)} shares a range with its MLE: {why}"
     elif others := ", ".join(str(seed) for seed in sorted(pairs) if seed not in shared):
         why += f" Seeds without a shared range, not counted: {others}."
     if others := ", ".join(map(str, sorted(withheld))):

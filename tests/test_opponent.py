@@ -106,3 +106,21 @@ def test_it_goes_on_after_a_stop_as_if_there_had_been_none(runs, tmp_path, monke
     assert main(["resume", str(tmp_path / "cut")]) == 0
     for found, wanted in zip(scores(tmp_path / "cut")["generators"], scores(runs / "short")["generators"], strict=True):
         assert found["scores"] == wanted["scores"]
+
+
+def test_it_is_never_the_worse_by_validation(tmp_path):
+    """A step too long threw it off, and the verdict was held to what that left."""
+    argv = [*TINY, *SHORT, "--counterpart.lr", "5.0", "--out", str(tmp_path / "run")]
+    assert main(argv) == 0
+    before, twin, _ = scores(tmp_path / "run")["generators"]
+    assert twin["scores"] == before["scores"]
+
+
+def test_a_run_that_ended_at_its_pre_training_hands_it_on(runs, tmp_path):
+    """The last checkpoint, of the same step, had lost it: a copy of the start was taken for the counterpart."""
+    assert main([*TINY, *SHORT, "--rounds", "0", "--out", str(tmp_path / "base")]) == 0
+    assert main([*TINY, *SHORT, "--from", str(tmp_path / "base"), "--out", str(tmp_path / "run")]) == 0
+    twins = [
+        g for n in (runs / "short", tmp_path / "run") for g in scores(n)["generators"] if "counterpart" in g["name"]
+    ]
+    assert twins[0]["scores"] == twins[1]["scores"]

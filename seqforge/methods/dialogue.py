@@ -153,10 +153,10 @@ def train(config: DialogueConfig, corpus: Corpus, run: Run) -> TransformerGenera
     if run.once("pre-trained"):
         mle.measure(generator, corpus, config.monitor, run, "mle")
         run.checkpoint(tag="pre-trained")
-    run.drop(mle.COUNTERPART)
     if not config.reaches("train") or not config.rounds:
         run.checkpoint(tag="final")
         return generator
+    run.drop(mle.COUNTERPART)
 
     optimizer = run.keep("generator.optimizer", torch.optim.Adam(generator.parameters(), lr=config.lr, fused=True))
     score = verdict(discriminate.Score(discriminator, run.precision), config)

@@ -142,11 +142,17 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def pretrain(
-    generator: nn.Module, config: MLEConfig, monitor: MonitorConfig, corpus: Corpus, run: Run, phase: str = "mle"
+    generator: nn.Module,
+    config: MLEConfig,
+    monitor: MonitorConfig,
+    corpus: Corpus,
+    run: Run,
+    phase: str = "mle",
+    start: Best | None = None,
 ) -> Best:
     """Train `generator` in place by likelihood on the training set; the best epoch's weights where it stops early. With
     an average of the weights it is the average, and a learner the one whose steps it follows. phase: what the log calls
-    it; each generator of a run needs its own. Returns its best epoch.
+    it; each generator of a run needs its own. start: a candidate from before the first epoch. Returns its best epoch.
     """
     assert isinstance(generator, Generator)
     learner = run.keep(f"{phase}.learner", copy.deepcopy(generator).to(run.device)) if config.average else generator
@@ -155,7 +161,7 @@ def pretrain(
         f"{phase}.optimizer",
         torch.optim.AdamW(trainable(learner), lr=config.lr, weight_decay=config.weight_decay, fused=True),
     )
-    best, rng = run.keep(f"{phase}.best", Best()), run.rng(f"{phase}.order")
+    best, rng = run.keep(f"{phase}.best", start or Best()), run.rng(f"{phase}.order")
     train, step = corpus.train, run.done.get(phase, 0) * -(-len(corpus.train) // config.batch)
 
     for epoch in run.loop(phase, config.epochs):
@@ -207,15 +213,21 @@ def counterpart(untrained: nn.Module, config: CounterpartConfig, corpus: Corpus,
 def opponent(pretrained: nn.Module, best: Best, config: CounterpartConfig, corpus: Corpus, run: Run) -> None:
     """After a pre-training, of which `best` is the best epoch: where that was its last, or there was none, likelihood
     had more to give, and a copy of the generator goes on by it, for the verdict alone. It is kept as "counterpart"
-    until the run drops that: in the checkpoint of the pre-trained generator.
+    until the run drops that: in the checkpoint of the pre-trained generator. Where it began is a candidate, so that it
+    is never the worse by validation.
     """
-    if config.epochs and not best.age:
-        _train_twin(pretrained, config, corpus, run)
+    if not config.epochs or best.age or "pre-trained" in run.marks:  # past that point the generator is another
+        return
+    start = Best()
+    start.update(best.nll, pretrained)
+    _train_twin(pretrained, config, corpus, run, start)
 
 
-def _train_twin(generator: nn.Module, config: CounterpartConfig, corpus: Corpus, run: Run) -> None:
+def _train_twin(
+    generator: nn.Module, config: CounterpartConfig, corpus: Corpus, run: Run, start: Best | None = None
+) -> None:
     twin = run.keep(COUNTERPART, copy.deepcopy(generator).to(run.device))
-    pretrain(twin, config, MonitorConfig(every=0), corpus, run, phase=COUNTERPART)
+    pretrain(twin, config, MonitorConfig(every=0), corpus, run, COUNTERPART, start)
     run.drop(f"{COUNTERPART}.optimizer", f"{COUNTERPART}.best")
 
 

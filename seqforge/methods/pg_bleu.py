@@ -105,7 +105,8 @@ def train(config: PGBLEUConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     if run.once("pre-trained"):
         mle.measure(generator, corpus, config.monitor, run, "mle")
         run.checkpoint(tag="pre-trained")
-    run.drop(mle.COUNTERPART)
+    if config.rounds:  # else the end is the same checkpoint
+        run.drop(mle.COUNTERPART)
     optimizer = run.keep("generator.optimizer", torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True))
     pick = torch.Generator().manual_seed(derive_seed(run.seed, "references"))
     count = max(1, round(config.references * len(corpus.train)))

@@ -125,10 +125,10 @@ def train(config: SeqGANConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     if run.once("pre-trained"):
         mle.measure(generator, corpus, config.monitor, run, "mle")
         run.checkpoint(tag="pre-trained")
-    run.drop(mle.COUNTERPART)
     if not config.rounds:
         run.checkpoint(tag="final")
         return generator
+    run.drop(mle.COUNTERPART)
 
     optimizer = torch.optim.Adam(mle.trainable(generator), lr=config.lr, fused=True)
     run.keep("generator.optimizer", optimizer)
