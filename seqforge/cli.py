@@ -92,7 +92,9 @@ def _end_seeds(folder: Path, limit: int) -> int:
     if runs:
         cli_runs.show_comparison(runs)
     if any(has_controls(run) for run in runs):
-        if failed is None:
+        if stopped := [run.name for run in runs if read_folder(run).records[-1].get("stopped")]:
+            cli_runs.warn([f"no null controls, since {', '.join(stopped)} stopped early"])
+        elif failed is None:
             cli_runs.show_controls(folder)
         else:
             cli_runs.warn([f"the controls are told when all seeds have ended: seqforge resume {folder}"])
@@ -150,7 +152,12 @@ def _end(folder: Path) -> int:
 
 
 def _controls(folder: Path) -> int:
-    """Train, or go on with, the null controls of a run that ended, and show them; nothing where none were asked for."""
+    """Train, or go on with, the null controls of a run that ended, and show them; nothing where none were asked for.
+    One that was stopped early has none: they would train longer.
+    """
+    if has_controls(folder) and read_folder(folder).records[-1].get("stopped"):
+        out.print("stopped early, so that it has no null controls", markup=False)
+        return 0
     try:
         return cli_runs.show_controls(folder) if has_controls(folder) else 0
     except Interrupted as e:  # of one of them

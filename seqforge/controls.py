@@ -16,7 +16,7 @@ import numpy as np
 from seqforge import evaluate, training, watch
 from seqforge.compare import check_alike, read_run
 from seqforge.frontier import AXES, mean_interval, points_of
-from seqforge.methods.mle import MLETrainConfig
+from seqforge.methods.mle import COUNTERPART, MLETrainConfig
 from seqforge.models.kinds import GeneratorConfig
 from seqforge.report.folder import read_log
 from seqforge.settings import RunConfig, build
@@ -86,14 +86,16 @@ def _one(run: Path, name: str, method: str, config: RunConfig, method_config: ob
 
 
 def epochs_as_long(run: Path) -> int:
-    """Epochs of likelihood in the time of the whole run, by the time that its own took. Raises ValueError where it had
-    none.
+    """Epochs of likelihood in the time of the whole run but for that of MLE's counterpart, by the time that its own
+    took. Raises ValueError where it had none.
     """
     records, _ = read_log(run / "log.jsonl")
     epochs = [r["seconds"] for r in records if r["phase"] == "mle" and r["kind"] == "train"]
     if not epochs or epochs[-1] <= 0:
         raise ValueError(f"--controls {run}: it has no pre-training of its own; give one with mle.epochs above 0")
-    return math.ceil(len(epochs) * max(r["seconds"] for r in records) / epochs[-1])
+    twin = [r["seconds"] for r in records if r["phase"] == COUNTERPART]  # it comes next after those epochs
+    apart = max(twin) - epochs[-1] if twin else 0.0
+    return math.ceil(len(epochs) * (max(r["seconds"] for r in records) - apart) / epochs[-1])
 
 
 def share(run: Path, controls: dict[str, Path]) -> dict:

@@ -332,8 +332,7 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
             found = sweep(model.to(corpus.train.ids.device), corpus, config, draws.setdefault(other, {}))
             rows.append({"name": other, "checkpoint": folder.name, "scores": [s.as_dict() for s in found]})
     (told, judged), fair = verdict(rows, stage, draws, controls_of(facts)), True
-    if (folder := found_before[0][1]) is not None and told and verdicts.rival(rows) is rows[0] and unripe(folder):
-        more = "give --counterpart.epochs 100" if "counterpart" in facts else "raise --mle.epochs"
+    if told and (more := unfair(verdicts.rival(rows)["name"], rows[0], run, facts)):
         told, judged, fair = verdicts.withheld(rows, more), [], False
     result = {"generators": rows, "references": references(corpus, config), "verdict": told, "judgements": judged}
     result["fair"] = fair  # whether what the last is held to is MLE
@@ -358,10 +357,17 @@ def mle_of(folder: Path, generator: Loadable, precision: str) -> dict[str, Loada
     return {} if stopped is None else {verdicts.EARLY: stopped}
 
 
-def unripe(folder: Path) -> bool:
-    """Whether the pre-training of a checkpoint ended while its validation NLL was still falling, or there was none."""
-    best = checkpoint.load_training(folder)["kept"].get("mle.best")
-    return best is not None and not best["age"]
+def unfair(rival: str, first: dict, run: Path, facts: dict[str, Any]) -> str | None:
+    """What would make a fair opponent of the one that a run is held to, where that was still improving, by validation,
+    when its likelihood training ended, or had none; None for one that is fair, or of which that is not known.
+    """
+    training = checkpoint.load_training(run / "checkpoints" / first["checkpoint"])
+    if rival == verdicts.COUNTERPART:
+        return "raise --counterpart.epochs" if mle.CUT_SHORT in training["marks"] else None
+    best = training["kept"].get("mle.best")
+    if rival == verdicts.EARLY or best is None or best["age"]:
+        return None
+    return "give --counterpart.epochs 100" if "counterpart" in facts else "raise --mle.epochs"
 
 
 def early(folder: Path, generator: Loadable, precision: str) -> Loadable | None:

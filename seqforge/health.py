@@ -7,7 +7,7 @@ docs/health.md.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -73,8 +73,7 @@ class Watch:
     """
 
     def __init__(self, config: HealthConfig | None = None, stop_on: Sequence[str] = (), options: Collection[str] = ()):
-        config = config or HealthConfig()
-        self.watching, self.config = config.watch, replace(config, watch=True)  # looks are for the best checkpoint too
+        self.config = config or HealthConfig()
         self.stop_on, self.options = tuple(stop_on), frozenset(options)
         self.look: float | None = None  # NLL_valid of the generator as it stands; none once it trains on
         self.best: dict[str, Any] = {}  # what best.json holds
@@ -110,7 +109,7 @@ class Watch:
 
     def lacks_floor(self, phase: str) -> bool:
         """Whether nothing is known yet that the entropy can be held to: then `measure` counts the training set."""
-        return self.watching and phase in STAGES and not {"entropy_mle", "entropy_train"} & self._known.keys()
+        return self.config.watch and phase in STAGES and not {"entropy_mle", "entropy_train"} & self._known.keys()
 
     def read(self, step: int, phase: str, kind: str, figures: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Take in a record; the warnings it gives rise to, as records."""
@@ -118,7 +117,7 @@ class Watch:
             return []
         if kind == "health":
             self.look = figures["nll_valid"]
-        if not self.watching:
+        if not self.config.watch:  # the look is for the best checkpoint all the same
             return []
         if phase not in STAGES:
             if phase == PRETRAINING and kind == "health":

@@ -269,7 +269,7 @@ class Run:
             yield i
             self.step += 1
             self.done[phase] = max(self.done.get(phase, 0), i + 1)
-            milestone = self.saving.every and self.step % self.saving.every == 0
+            milestone = self.saving.every and phase != "counterpart" and self.step % self.saving.every == 0
             if milestone or self.health.improved or time.monotonic() - self._saved >= self.saving.seconds:
                 self.checkpoint(tag=checkpoint.MILESTONE if milestone else None)
             if self.health.stopped:

@@ -177,11 +177,12 @@ def sentence(
 
 def withheld(generators: list[dict], more: str) -> str:
     """In place of a verdict, of a run without a fair opponent. more: what would make one."""
-    mine, theirs = generators[-1]["scores"], generators[0]["scores"]
+    held = rival(generators)
+    mine, theirs = generators[-1]["scores"], held["scores"]
     name = next((n for n, axes in AXES.items() if points_of(mine, axes) and points_of(theirs, axes)), None)
-    plain = "" if name is None else _as_they_are(mine, theirs, AXES[name], opponent("pre-trained"))
+    plain = "" if name is None else _as_they_are(mine, theirs, AXES[name], opponent(held["name"]))
     return (
-        "No verdict on MLE: the likelihood training before this stage ended while its validation NLL was still "
+        "No verdict on MLE: the likelihood training that this is held to ended while its validation NLL was still "
         f"falling, or there was none, so that what it left is no fair opponent; {more}.{plain}"
     )
 

@@ -68,9 +68,32 @@ def test_without_it_there_is_no_verdict_on_mle(runs):
     assert names(runs / "alone") == ["pre-trained", "final"]
     assert scores(runs / "alone")["judgements"] == []
     told = scores(runs / "alone")["verdict"]
-    assert told.startswith("No verdict on MLE: the likelihood training before this stage ended while")
+    assert told.startswith("No verdict on MLE: the likelihood training that this is held to ended while")
     assert "give --counterpart.epochs 100" in told
     assert "NLL_test" in told
+
+
+def test_one_that_was_cut_short_itself_is_not_fair_either(tmp_path):
+    cut = ["--counterpart.epochs", "1", "--counterpart.lr", "0.001"]
+    for name, argv in (("seqgan", [*TINY, *SHORT]), ("cot", ["train", "cot", "--recipe", "cot-tiny"])):
+        assert main([*argv, *cut, "--out", str(tmp_path / name)]) == 0
+        assert verdict.COUNTERPART in names(tmp_path / name)
+        assert scores(tmp_path / name)["verdict"].startswith("No verdict on MLE: ")
+        assert "raise --counterpart.epochs" in scores(tmp_path / name)["verdict"]
+        assert scores(tmp_path / name)["fair"] is False
+
+
+def test_it_makes_no_milestones(tmp_path):
+    """Each would be scored by an evaluator beside, and all have one generator."""
+    argv = [*TINY, *SHORT, "--checkpoint.every", "1", "--out", str(tmp_path / "run")]
+    assert main(argv) == 0
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = {r["step"] + 1 for r in log if r["phase"] == mle.COUNTERPART}
+    tagged = {checkpoint.step_of(p) for p in checkpoint.every(tmp_path / "run" / "checkpoints")
+              if checkpoint.MILESTONE in checkpoint.tags_of(p)}  # fmt: skip
+    assert steps
+    assert tagged
+    assert not steps & tagged
 
 
 def test_a_control_shares_it(runs):
@@ -79,6 +102,7 @@ def test_a_control_shares_it(runs):
     ]
     assert len(twins) == 2
     assert twins[0]["scores"] == twins[1]["scores"]
+    assert scores(runs / "control")["fair"] is True
     log = [json.loads(line) for line in (runs / "control" / "log.jsonl").read_text().splitlines()]
     assert not [r for r in log if r["phase"] == mle.COUNTERPART]
 

@@ -123,3 +123,26 @@ def test_seeds_cut_off_go_on_with_their_controls(tmp_path, monkeypatch, asked):
     assert [command[0] for command in began] == ["train", "resume", "train"]
     assert asked == [folder / "seed-4", folder / "seed-5", folder]
     assert json.loads((folder / "seeds.json").read_text())["seeds"] == [4, 5]
+
+
+def test_a_run_that_was_stopped_early_has_none_and_resumes_all_the_same(tmp_path, asked, capsys, monkeypatch):
+    """Every later resume was refused, since its controls would train longer."""
+    run, train = tmp_path / "run", training.METHODS["seqgan"]
+
+    def stopped(config, corpus, held):
+        train[1](config, corpus, held)
+        held.health.stopped = "collapse: of a test"
+
+    monkeypatch.setitem(training.METHODS, "seqgan", (train[0], stopped, *train[2:]))
+    assert main([*TINY, "--with-controls", "--out", str(run)]) == 0
+    assert main(["resume", str(run)]) == 0
+    assert asked == []
+    assert capsys.readouterr().out.count("no null controls") == 2
+
+
+def test_the_time_of_mles_counterpart_is_not_the_runs(tmp_path):
+    """The control by likelihood was given it as well, though the method learns nothing in it."""
+    records = [("mle", 1.0), ("mle", 2.0), ("counterpart", 5.0), ("counterpart", 12.0), ("adversarial", 16.0)]
+    log = [{"step": k, "phase": p, "kind": "train", "seconds": s} for k, (p, s) in enumerate(records)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log))
+    assert controls.epochs_as_long(tmp_path) == 6  # of 1 s each, in 16 - 10

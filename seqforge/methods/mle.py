@@ -194,6 +194,7 @@ def pretrain(
 
 
 COUNTERPART = "counterpart"  # its phase, and its name in checkpoints
+CUT_SHORT = "counterpart.cut short"  # the mark of one that was still improving when it ended
 
 
 def counterpart(untrained: nn.Module, config: CounterpartConfig, corpus: Corpus, run: Run) -> None:
@@ -227,7 +228,9 @@ def _train_twin(
     generator: nn.Module, config: CounterpartConfig, corpus: Corpus, run: Run, start: Best | None = None
 ) -> None:
     twin = run.keep(COUNTERPART, copy.deepcopy(generator).to(run.device))
-    pretrain(twin, config, MonitorConfig(every=0), corpus, run, COUNTERPART, start)
+    best = pretrain(twin, config, MonitorConfig(every=0), corpus, run, COUNTERPART, start)
+    if run.once(f"{COUNTERPART}.ended") and not best.age:  # of one taken over, its own run has told
+        run.once(CUT_SHORT)
     run.drop(f"{COUNTERPART}.optimizer", f"{COUNTERPART}.best")
 
 
@@ -313,14 +316,13 @@ def measure(generator: Generator, corpus: Corpus, monitor: MonitorConfig, run: R
     run.log(phase, "evaluation", scores={s.name: s.as_dict() for s in scores})
     if monitor.lines:
         run.write_samples(corpus.decode(drawn.ids[: monitor.lines], drawn.lengths[: monitor.lines]))
-    if run.health.config.watch:
-        figures = health.of_samples(drawn.ids, drawn.lengths, corpus.train.ids, corpus.train.lengths)
-        if run.health.lacks_floor(phase):
-            figures["entropy_train"] = health.pair_entropy(corpus.train.ids, corpus.train.lengths)
-            figures["nll_uniform"] = math.log(corpus.vocab_size)
-        held = corpus.valid[health.some(len(corpus.valid), health.HELD_OUT).to(run.device)]
-        entropy = next(s.value for s in scores if s.name == "entropy")
-        run.log(phase, "health", nll_valid=validation_nll(generator, held), entropy=entropy, **figures)
+    figures = health.of_samples(drawn.ids, drawn.lengths, corpus.train.ids, corpus.train.lengths)
+    if run.health.lacks_floor(phase):
+        figures["entropy_train"] = health.pair_entropy(corpus.train.ids, corpus.train.lengths)
+        figures["nll_uniform"] = math.log(corpus.vocab_size)
+    held = corpus.valid[health.some(len(corpus.valid), health.HELD_OUT).to(run.device)]
+    entropy = next(s.value for s in scores if s.name == "entropy")
+    run.log(phase, "health", nll_valid=validation_nll(generator, held), entropy=entropy, **figures)
 
 
 def train(config: MLETrainConfig, corpus: Corpus, run: Run) -> AnyGenerator:
