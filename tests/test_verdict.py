@@ -161,21 +161,21 @@ def test_a_collapse_is_named_whatever_the_area_says(word):
     assert "collapsed" not in str(verdict.sentence(scores(0.51), scores(1.0), found, "adversarial"))
 
 
+def at_temperatures(points):
+    """Scores of (NLL_test, NLL_oracle) points, the first at temperature 1, each next one colder."""
+    each = [(name, 1 - k / 10, p[i]) for k, p in enumerate(points) for i, name in enumerate(("nll_test", "nll_oracle"))]
+    return [{"name": n, "temperature": t, "value": v, "stderr": 0.01} for n, t, v in each]
+
+
 def test_better_than_the_most_diverse_end_alone_is_no_verdict():
     """One more diverse than any temperature makes the other, and better than that is there, was "better on both counts
     at any temperature", while a cooler other was better still.
     """
 
-    def scores(points):
-        each = [
-            (name, 1 - k / 10, p[i]) for k, p in enumerate(points) for i, name in enumerate(("nll_test", "nll_oracle"))
-        ]
-        return [{"name": n, "temperature": t, "value": v, "stderr": 0.01} for n, t, v in each]
-
-    theirs = scores([(5.0, 6.0), (6.0, 4.5), (7.0, 3.5)])
-    told = verdict.sentence(scores([(4.05, 5.5), (4.9, 4.9)]), theirs, [], "adversarial")
+    theirs = at_temperatures([(5.0, 6.0), (6.0, 4.5), (7.0, 3.5)])
+    told = verdict.sentence(at_temperatures([(4.05, 5.5), (4.9, 4.9)]), theirs, [], "adversarial")
     assert str(told).startswith("No verdict: it is more diverse than any temperature evaluated makes")
-    told = verdict.sentence(scores([(4.05, 5.5), (4.9, 3.4)]), theirs, [], "adversarial")
+    told = verdict.sentence(at_temperatures([(4.05, 5.5), (4.9, 3.4)]), theirs, [], "adversarial")
     assert str(told).startswith("The adversarial stage beats MLE: it is better on both counts")
 
 
@@ -184,16 +184,10 @@ def test_worse_than_the_coldest_end_alone_is_no_verdict():
     evaluated", though a cooler one of its own was better than all of the other.
     """
 
-    def scores(points):
-        each = [
-            (name, 1 - k / 10, p[i]) for k, p in enumerate(points) for i, name in enumerate(("nll_test", "nll_oracle"))
-        ]
-        return [{"name": n, "temperature": t, "value": v, "stderr": 0.01} for n, t, v in each]
-
-    theirs = scores([(5.0, 6.0), (6.0, 4.5), (7.0, 3.5)])
-    told = verdict.sentence(scores([(7.5, 3.8), (9.0, 3.0)]), theirs, [], "adversarial")
+    theirs = at_temperatures([(5.0, 6.0), (6.0, 4.5), (7.0, 3.5)])
+    told = verdict.sentence(at_temperatures([(7.5, 3.8), (9.0, 3.0)]), theirs, [], "adversarial")
     assert str(told).startswith("No verdict: it is less diverse than any temperature evaluated makes")
-    told = verdict.sentence(scores([(7.5, 3.8), (9.0, 3.6)]), theirs, [], "adversarial")
+    told = verdict.sentence(at_temperatures([(7.5, 3.8), (9.0, 3.6)]), theirs, [], "adversarial")
     assert str(told).startswith("The adversarial stage loses to MLE: it is worse on both counts than")
     assert "at the coldest evaluated" in str(told)
 
