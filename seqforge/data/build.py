@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from seqforge.data import tokens
 from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
+from seqforge.data.drift import drifted
 from seqforge.data.pack import choose_lengths, pack
 from seqforge.data.readers import Document
 
@@ -46,6 +47,9 @@ def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: 
     if config.source != "demo":  # whose sentences are drawn, and may be drawn again
         _warn_if_shared(train, texts)
         _warn_if_unknown(train, splits, unk_id, config)
+    for name in ("valid", "test"):
+        if parts[name][0] != "train":
+            _warn_if_drifted(documents[name], name, splits, tokenizer, eos_id)
     return Corpus(
         **splits,
         vocab_size=tokens.size_of(tokenizer),
@@ -219,6 +223,24 @@ def _warn_if_unknown(document: Document, splits: dict[str, Split], unk_id: int |
         elif config.tokenizer.endswith(".json"):
             remedy = f"is {config.tokenizer} meant for this text?"
         warnings.warn(f"{document.path}: {shares[worst]:.0%} of the {worst} tokens are unknown; {remedy}", stacklevel=2)
+
+
+def _warn_if_drifted(
+    document: Document, name: str, splits: dict[str, Split], tokenizer: Tokenizer, eos_id: int | None
+) -> None:
+    found = [d for d in drifted(splits["train"], splits[name], tokens.size_of(tokenizer)) if d.type_id != eos_id]
+    if found:
+        told = [
+            f"{tokenizer.decode([d.type_id], skip_special_tokens=False)!r} is in {d.train:.1%} of the training "
+            f"sequences and {d.other:.1%} of these"
+            for d in found[:2]
+        ]
+        warnings.warn(
+            f"{document.path}: not drawn like the training set ({'; '.join(told)}; {len(found)} such tokens), so that "
+            "a distance to it (FED, reverse LM score) is of the files too, and training text itself is far from it; "
+            "put both into one file, and what is held out is drawn from it",
+            stacklevel=2,
+        )
 
 
 def _warn_if_few(document: Document, splits: dict[str, Split]) -> None:
