@@ -70,3 +70,14 @@ def test_nothing_is_said_of_one_source(tmp_path, own):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*drawn like")
         corpora.load(DataConfig(source=str(tmp_path)))
+
+
+def test_words_that_training_never_saw_are_no_other_source(tmp_path):
+    """Where every word becomes a type, `unknown` is in no training sequence, and may be in every other one."""
+    train = [f"{text} word{i}" for i, text in enumerate(lines(1200, 1, TOPICS))]
+    test = [f"{text} other{i}" for i, text in enumerate(lines(600, 3, TOPICS))]
+    (tmp_path / "train.txt").write_text("\n".join(train))
+    (tmp_path / "test.txt").write_text("\n".join(test))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*drawn like")
+        corpora.load(DataConfig(source=str(tmp_path), min_frequency=1))

@@ -49,7 +49,7 @@ def build(documents: dict[str, Document], config: DataConfig, whole_vocabulary: 
         _warn_if_unknown(train, splits, unk_id, config)
     for name in ("valid", "test"):
         if parts[name][0] != "train":
-            _warn_if_drifted(documents[name], name, splits, tokenizer, eos_id)
+            _warn_if_drifted(documents[name], name, splits, tokenizer, (eos_id, unk_id))
     return Corpus(
         **splits,
         vocab_size=tokens.size_of(tokenizer),
@@ -226,9 +226,10 @@ def _warn_if_unknown(document: Document, splits: dict[str, Split], unk_id: int |
 
 
 def _warn_if_drifted(
-    document: Document, name: str, splits: dict[str, Split], tokenizer: Tokenizer, eos_id: int | None
+    document: Document, name: str, splits: dict[str, Split], tokenizer: Tokenizer, but: tuple[int | None, int | None]
 ) -> None:
-    found = [d for d in drifted(splits["train"], splits[name], tokens.size_of(tokenizer)) if d.type_id != eos_id]
+    """but: the end token, and the unknown one, which training text has none of where every word became a type."""
+    found = [d for d in drifted(splits["train"], splits[name], tokens.size_of(tokenizer)) if d.type_id not in but]
     if found:
         told = [
             f"{tokenizer.decode([d.type_id], skip_special_tokens=False)!r} is in {d.train:.1%} of the training "
