@@ -58,16 +58,6 @@ def carry_out(run: Path) -> dict[str, Path]:
     return found
 
 
-def missing(run: Path) -> list[str]:
-    """Those that a run which has ended was to have and that have not ended; one that stopped early has none."""
-    if not training.has_controls(run) or read_log(run / "log.jsonl")[0][-1].get("stopped"):
-        return []
-    plain = evaluate.read_config(run)
-    method = build(training.METHODS[plain["method"]][0], plain)
-    names = [*REWARDS, *(["mle"] if isinstance(method.generator, GeneratorConfig) else [])]
-    return [name for name in names if not watch.has_ended(run / training.CONTROLS / name)]
-
-
 def check(method: str, config: object, place: str = "", start: object = None) -> None:
     """Raises ValueError for a run that has no null controls: a method, or a reward of it, that has none, one without
     pre-training to gain over, or one that took over (start) another's, whose time is not its own.

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from seqforge import controls, recipes, verdict
+from seqforge import recipes, verdict
 from seqforge.compare import check_alike, mean_interval, read_run
 from seqforge.frontier import AXES, heat, points_of
 from seqforge.report.folder import read_scores
@@ -141,10 +141,8 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def finished(trial: Trial) -> bool:
-    """Trained to its end and scored there, its null controls too where they were asked for; a run that was scored on
-    the way is not.
-    """
-    return bool(final_scores(trial)) and not controls.missing(trial.folder)
+    """Trained to its end and scored there; a run that was scored on the way is not."""
+    return bool(final_scores(trial))
 
 
 def remember(planned: Sequence[Trial], out: Path) -> None:
