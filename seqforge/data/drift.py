@@ -10,7 +10,7 @@ import numpy as np
 
 from seqforge.data.corpus import Split
 
-MOST_LIKELY = 6.0  # standard errors between two shares of sequences before chance is ruled out, of many types at once
+STANDARD_ERRORS = 6.0  # between two shares of sequences before chance is ruled out, of many types at once
 TIMES = 3.0  # and how many times the larger share must be the smaller
 LEAST = 0.02  # and the larger one at least
 
@@ -27,7 +27,7 @@ class Drift:
 def drifted(train: Split, other: Split, vocab_size: int) -> list[Drift]:
     """Types in so different shares of the sequences of two sets that one source cannot have given both.
 
-    Those whose two shares lie MOST_LIKELY standard errors apart (of the difference of two proportions, pooled), the
+    Those whose two shares lie STANDARD_ERRORS standard errors apart (of the difference of two proportions, pooled), the
     larger at least LEAST and TIMES the smaller; the largest difference first.
     """
     n, m = len(train), len(other)
@@ -35,7 +35,7 @@ def drifted(train: Split, other: Split, vocab_size: int) -> list[Drift]:
     pooled = (n * p + m * q) / (n + m)
     stderr = np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     more, less = np.maximum(p, q), np.minimum(p, q)
-    told = (more - less > MOST_LIKELY * stderr) & (more >= LEAST) & (more >= TIMES * less)
+    told = (more - less > STANDARD_ERRORS * stderr) & (more >= LEAST) & (more >= TIMES * less)
     order = np.argsort(-(more - less) * told, kind="stable")[: int(told.sum())]
     return [Drift(int(i), float(p[i]), float(q[i])) for i in order]
 
