@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from tokenizers import Tokenizer
 
-from seqforge import evaluate
+from seqforge import loading
 from seqforge.data.corpus import decode
 from seqforge.data.tokens import unknown_id
 from seqforge.models.transformer import Source, TransformerGenerator
@@ -50,14 +50,14 @@ class Speaker:
     @classmethod
     def of(cls, run: Path, wanted: str | None = None) -> Speaker:
         """The generator of a dialogue run. Raises ValueError for one that answers nothing."""
-        folder, config = evaluate.find_checkpoint(run, wanted), evaluate.read_config(run)
-        generator, tokenizer = evaluate.load_generator(folder), evaluate.load_tokenizer(folder)
+        folder, config = loading.find_checkpoint(run, wanted), loading.read_config(run)
+        generator, tokenizer = loading.load_generator(folder), loading.load_tokenizer(folder)
         if not isinstance(generator, TransformerGenerator) or generator.encoder is None:
             raise ValueError(f"{run}: a run of {config['method']}, which answers nothing; give one of `train dialogue`")
         data = config["data"]
         history = 1 if data["condition"] == "label" else data["history"]
         sizes = (history, data["max_source"], data["max_length"])
-        told = evaluate.player_of(folder) / ASKED
+        told = loading.player_of(folder) / ASKED
         heard = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
         return cls(
             f"{_name(run)}{f' ({wanted})' if wanted else ''}",

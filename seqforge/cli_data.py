@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from seqforge import corpora, evaluate, options, scoring, worlds
+from seqforge import corpora, loading, options, scoring, worlds
 from seqforge.cli_runs import names_of, sink
 from seqforge.data import fetch, inspect, music, published, tokens
 from seqforge.data.build import texts_of
@@ -150,7 +150,7 @@ def decode_(argv: list[str]) -> int:
 def _tokenizer_at(path: Path) -> tuple[Tokenizer, int]:
     """The tokenizer, and the number of its ids before an end token was added to it."""
     if (path / "config.yaml").is_file():
-        tokenizer = evaluate.load_tokenizer(evaluate.find_checkpoint(path))
+        tokenizer = loading.load_tokenizer(loading.find_checkpoint(path))
         return tokenizer, tokens.size_of(tokenizer)
     if not path.is_file():
         raise ValueError(f"--tokenizer {path}: no such file; give a tokenizer.json or a run folder")

@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from seqforge import compare, controls, corpora, evaluate, export, generate, recipes, seeds, tunes, watch
+from seqforge import compare, controls, corpora, evaluate, export, generate, loading, recipes, seeds, tunes, watch
 from seqforge.chat import Speaker
 from seqforge.data.midi import SUFFIXES
 from seqforge.data.music import MusicConfig
@@ -67,9 +67,9 @@ def generate_(argv: list[str]) -> int:
         raise ValueError(f"-n is {args.n}, but must be at least 1")
     if not -(2**63) <= args.seed < 2**63:
         raise ValueError(f"--seed is {args.seed}, but must lie between -2^63 and 2^63 - 1")
-    folder = evaluate.find_checkpoint(args.run, args.checkpoint)
-    generator, tokenizer = evaluate.load_generator(folder), evaluate.load_tokenizer(folder)
-    data = evaluate.read_config(args.run)["data"]
+    folder = loading.find_checkpoint(args.run, args.checkpoint)
+    generator, tokenizer = loading.load_generator(folder), loading.load_tokenizer(folder)
+    data = loading.read_config(args.run)["data"]
     context = _label(args, data.get("condition") == "label", getattr(generator, "encoder", None) is not None)
     horizon = data["max_length"] if args.max_length is None else args.max_length
     if horizon < 1 or not 0 <= args.min_length <= horizon:
@@ -188,9 +188,9 @@ def evaluate_(argv: list[str]) -> int:
     if args.watch:
         torch.set_num_threads(args.threads or 1)
         return _watch(args)
-    stored = build(RunConfig, evaluate.read_config(args.run))
+    stored = build(RunConfig, loading.read_config(args.run))
     config = dataclasses.replace(stored.evaluate, **_given(args))
-    evaluate.find_checkpoint(args.run)  # says at once where there is nothing to score
+    loading.find_checkpoint(args.run)  # says at once where there is nothing to score
     stored = settle(dataclasses.replace(stored, threads=args.threads))  # not the training's
     corpus = corpora.load(stored.data)
     corpora.check(args.run, corpus)

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from seqforge import checkpoint, corpora, evaluate, generate, tunes, turing, worlds
+from seqforge import checkpoint, corpora, generate, loading, tunes, turing, worlds
 from seqforge.options import Parser
 from seqforge.report.turing import broken_lines, sentence, tables
 from seqforge.sampling import Filter
@@ -59,7 +59,7 @@ def turing_(argv: list[str]) -> int:
 
 def deck_of(run: Path, n: int, temperature: float, seed: int, pretrained: bool) -> turing.Deck:
     """The trials of a run. Raises ValueError for one that people cannot judge."""
-    config = evaluate.read_config(run)
+    config = loading.read_config(run)
     data = config["data"]
     if data["source"] in ("oracle", *worlds.NAMES) or data.get("tokenizer") == "ids":
         raise ValueError(f"{run}: its sequences are ids, which no one can read; judge a run of text")
@@ -92,13 +92,13 @@ def _checkpoint(run: Path) -> Path:
 
 
 def _texts(folder: Path, n: int, max_length: int, filter: Filter, seed: int) -> Iterator[str]:
-    generator, tokenizer = evaluate.load_generator(folder), evaluate.load_tokenizer(folder)
+    generator, tokenizer = loading.load_generator(folder), loading.load_tokenizer(folder)
     for one in generate.generate(generator, tokenizer, TRIES * n, max_length, filter, seed):
         yield one.text
 
 
 def _results(run: Path, as_json: bool) -> int:
-    evaluate.read_config(run)
+    loading.read_config(run)
     path = run / turing.FILE
     answers, broken = turing.read(path)
     if not answers:

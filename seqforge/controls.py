@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seqforge import evaluate, training, watch
+from seqforge import loading, training, watch
 from seqforge.compare import check_alike, read_run
 from seqforge.frontier import AXES, mean_interval, points_of
 from seqforge.methods.mle import COUNTERPART, MLETrainConfig
@@ -29,7 +29,7 @@ def carry_out(run: Path) -> dict[str, Path]:
     """Train every control that has not ended; name -> folder. Raises ValueError for a run that has none: not ended, a
     method whose reward is no discriminator's, or a control itself.
     """
-    plain = evaluate.read_config(run)
+    plain = loading.read_config(run)
     if plain["method"] not in training.METHODS or not watch.has_ended(run):
         raise ValueError(f"{run}: has not ended; go on by: seqforge resume {run}")
     if stopped := read_log(run / "log.jsonl")[0][-1].get("stopped"):

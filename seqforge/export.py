@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from seqforge.evaluate import Loadable, find_checkpoint, load_generator, load_tokenizer, read_config
 from seqforge.frontier import heat
+from seqforge.loading import Loadable, find_checkpoint, load_generator, load_tokenizer, read_config
 
 
 def model_card(run: Path, folder: Path, model: Loadable) -> str:

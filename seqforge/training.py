@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows has none
     fcntl = None
 
-from seqforge import __version__, checkpoint, corpora, evaluate, memory, pairs, watch
+from seqforge import __version__, checkpoint, corpora, evaluate, loading, memory, pairs, watch
 from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Corpus
 from seqforge.health import Watch
@@ -164,7 +164,7 @@ def _has_begun(run: Run) -> bool:
 def resume(folder: str | Path) -> bool:
     """Go on with a run that was cut off, bit for bit. False where it has finished already."""
     folder = Path(folder)
-    plain = evaluate.read_config(folder)
+    plain = loading.read_config(folder)
     if plain["method"] not in METHODS:
         raise ValueError(f"{folder / 'config.yaml'}: unknown method {plain['method']!r} ({', '.join(METHODS)})")
     if "counterpart" not in plain:  # begun before there was one
@@ -271,7 +271,7 @@ def _check_start(start: str | Path | None, part: Part, seed: int, method_config:
     """
     if start is None:
         return
-    config = evaluate.read_config(Path(start))
+    config = loading.read_config(Path(start))
     start_of(Path(start), part)
     if part == "counterpart":
         here = {**dataclasses.asdict(method_config), "seed": seed}

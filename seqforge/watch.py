@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from seqforge import calibration, checkpoint, corpora, evaluate
+from seqforge import calibration, checkpoint, corpora, evaluate, loading
 from seqforge.data.corpus import Corpus, Split
 from seqforge.evaluate import EvaluateConfig
 from seqforge.metrics import nll
@@ -68,7 +68,7 @@ def watch(
     if not score.startswith(HIGHER_IS_BETTER + LOWER_IS_BETTER):
         raise ValueError(f"--score {score}: neither more nor less of it is better; such as nll_valid, fed, bleu4, lm")
     _wait_for(run / "config.yaml", seconds)
-    stored = build(RunConfig, evaluate.read_config(run))
+    stored = build(RunConfig, loading.read_config(run))
     config = changed(stored.evaluate)
     threads = torch.get_num_threads()
     stored = settle(stored)
@@ -158,7 +158,7 @@ def assess(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str)
     found: dict[str, Any] = {"checkpoint": folder.name, "step": checkpoint.step_of(folder)}
     try:
         checkpoint.verify(folder)
-        generator = evaluate.load_generator(folder, precision).to(corpus.train.ids.device)
+        generator = loading.load_generator(folder, precision).to(corpus.train.ids.device)
         before = corpus.before and {**corpus.before, "test": corpus.before["valid"]}
         held = dataclasses.replace(corpus, test=corpus.valid, before=before)
         test = nll.nll_tests(generator, held.test, held.source, [1.0])[0]

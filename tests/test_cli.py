@@ -250,7 +250,7 @@ def test_generate_across_chunks(run, capsys, monkeypatch):
 
 
 def test_generate_beyond_a_real_chunk(run, capsys):
-    from seqforge.evaluate import load_generator
+    from seqforge.loading import load_generator
 
     each = chunk_rows(load_generator(checkpoint.newest(run / "checkpoints")), torch.device("cpu"))
     lines = printed(["generate", str(run), "-n", str(each + 3)], capsys).splitlines()

@@ -13,7 +13,7 @@ from worlds import rng, runs_of_one_token, tiny
 
 from seqforge import checkpoint, evaluate
 from seqforge.cli import main
-from seqforge.evaluate import find_checkpoint, load_generator
+from seqforge.loading import find_checkpoint, load_generator
 from seqforge.methods import cot, mle
 from seqforge.methods.cot import CoTConfig, MediatorConfig, mediator_loss
 from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig

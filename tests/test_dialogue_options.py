@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqforge import checkpoint, corpora, discriminate, evaluate
+from seqforge import checkpoint, corpora, discriminate, evaluate, loading
 from seqforge import judge as fresh
 from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Split
@@ -105,7 +105,7 @@ def test_the_verdict_by_hand(options, expected):
 
 
 def test_a_greedy_answer_is_the_likeliest_token_at_every_step(plain, corpus, tmp_path):
-    generator = evaluate.load_generator(checkpoint.newest(plain[0] / "checkpoints", tag="pre-trained"))
+    generator = loading.load_generator(checkpoint.newest(plain[0] / "checkpoints", tag="pre-trained"))
     run = Run.create(tmp_path / "run", {"method": "dialogue"}, seed=1)
     dialogue.write_generated(generator, corpus, "greedy", run)
     made = dialogue.read_generated(run.folder / "generated.jsonl", corpus)

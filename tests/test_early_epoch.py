@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqforge import checkpoint, evaluate, verdict
+from seqforge import checkpoint, evaluate, loading, verdict
 from seqforge.cli import main
 from seqforge.compare import compare
 from seqforge.report import comparison
@@ -72,7 +72,7 @@ def test_it_is_the_epoch_of_the_lowest_validation_nll(run):
     folder = checkpoint.newest(run / "checkpoints", tag="pre-trained")
     best = checkpoint.load_training(folder)["kept"]["mle.best"]
     assert best["nll"] == min(losses)
-    found = evaluate.early(folder, evaluate.load_generator(folder), "fp32")
+    found = evaluate.early(folder, loading.load_generator(folder), "fp32")
     assert all(torch.equal(v, best["weights"][k]) for k, v in found.state_dict().items())
 
 
@@ -120,7 +120,7 @@ def test_leakgans_best_epoch_has_its_own_discriminator(tmp_path):
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
     folder = checkpoint.newest(tmp_path / "run" / "checkpoints", tag="pre-trained")
     best = checkpoint.load_training(folder)["kept"]["mle.best"]
-    found = evaluate.early(folder, evaluate.load_generator(folder), "fp32")
+    found = evaluate.early(folder, loading.load_generator(folder), "fp32")
     own = {k.removeprefix("generator."): v for k, v in best["weights"].items() if k.startswith("generator.")}
     assert all(torch.equal(v, own[k]) for k, v in found.state_dict().items())
     assert [g["name"] for g in scores(tmp_path / "run")["generators"]] == NAMES

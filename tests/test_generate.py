@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 
 from seqforge import generate
 from seqforge.cli import main
-from seqforge.evaluate import find_checkpoint, load_generator, load_tokenizer
 from seqforge.likelihood import log_probs
+from seqforge.loading import find_checkpoint, load_generator, load_tokenizer
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.sampling import Filter
 

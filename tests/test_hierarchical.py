@@ -7,7 +7,7 @@ import pytest
 import torch
 from worlds import alive, every_sequence, rng
 
-from seqforge import checkpoint, evaluate
+from seqforge import checkpoint, loading
 from seqforge.hierarchy import principal_path
 from seqforge.likelihood import log_probs, sequence_nlls
 from seqforge.models import leaked
@@ -228,7 +228,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     again = HierarchicalGenerator.from_pretrained(tmp_path / "hub").eval()
     assert torch.equal(log_probs(again, ids, lengths), log_probs(g, ids, lengths))
     checkpoint.write(tmp_path / "step-1", {"generator": g}, {}, {}, "final")
-    loaded = evaluate.load_generator(tmp_path / "step-1")
+    loaded = loading.load_generator(tmp_path / "step-1")
     assert isinstance(loaded, HierarchicalGenerator)
     assert torch.equal(log_probs(loaded, ids, lengths), log_probs(g, ids, lengths))
 
@@ -282,4 +282,4 @@ def test_a_generator_of_a_kind_that_is_not_known_is_named(kinds, tmp_path):
     path = tmp_path / "step-1" / "generator" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": kinds}))
     with pytest.raises(ValueError, match="config.json: a generator of kind '" + r"\+".join(kinds)):
-        evaluate.load_generator(tmp_path / "step-1")
+        loading.load_generator(tmp_path / "step-1")

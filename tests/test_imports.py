@@ -31,7 +31,8 @@ TABLE = {
     "seqforge.rewards": "seqforge.sampling seqforge.models.generator",
     "seqforge.discriminate": "seqforge.objectives seqforge.sampling seqforge.models.generator seqforge.data.corpus "
     "seqforge.run",
-    "seqforge.chat": "seqforge.evaluate seqforge.pairs seqforge.sampling seqforge.data* seqforge.models*",
+    "seqforge.loading": "seqforge.checkpoint seqforge.models*",
+    "seqforge.chat": "seqforge.loading seqforge.pairs seqforge.sampling seqforge.data* seqforge.models*",
     "seqforge.judge": "seqforge.discriminate seqforge.data.corpus seqforge.metrics* seqforge.models*",
     "seqforge.turing": "seqforge.metrics.calibration",
     "seqforge.turing_server": "seqforge.turing seqforge.checkpoint seqforge.report.page",
@@ -56,7 +57,7 @@ TABLE = {
     "!seqforge.methods* seqforge.methods.mle",
     "seqforge.watch": "* !seqforge.report* !seqforge.methods* !seqforge.training",
     "seqforge.evaluate": "* !seqforge.report* !seqforge.methods* seqforge.methods.mle",
-    "seqforge.export": "seqforge.evaluate seqforge.frontier seqforge.verdict",
+    "seqforge.export": "seqforge.loading seqforge.frontier seqforge.verdict",
     "seqforge.frontier": "",
     "seqforge.verdict": "seqforge.frontier",
     "seqforge.compare": "*",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_hierarchical import written_out
 
-from seqforge import checkpoint, discriminate, evaluate, rewards
+from seqforge import checkpoint, discriminate, loading, rewards
 from seqforge.cli import main
 from seqforge.likelihood import log_probs
 from seqforge.methods import leakgan
@@ -114,7 +114,7 @@ def weights(folder, player, tag="final"):
 
 def test_hierarchy_json_holds_the_goals_features_and_alignments_of_its_samples(run):
     """From the final generator, sample by sample, by the written-out reference."""
-    g = evaluate.load_generator(checkpoint.newest(run / "checkpoints", tag="final"))
+    g = loading.load_generator(checkpoint.newest(run / "checkpoints", tag="final"))
     told = json.loads((run / "hierarchy.json").read_text())
     assert len(told["samples"]) == 3
     for one in told["samples"]:

@@ -10,7 +10,7 @@ import torch
 from ragged import CNN, EOS, HORIZON, VOCAB, ragged_corpus
 from worlds import alive, rng
 
-from seqforge import checkpoint, evaluate, likelihood, sampling, training
+from seqforge import checkpoint, evaluate, likelihood, loading, sampling, training
 from seqforge.evaluate import EvaluateConfig
 from seqforge.methods.cot import CoTConfig
 from seqforge.methods.dialogue import DialogueConfig
@@ -163,7 +163,7 @@ def trained(method: str, config, folder: Path, garbage: bool) -> dict:
         assert max(weights, default=0.0) == 0, "a loss gave weight to what stands past an end"
         final = checkpoint.newest(folder / "checkpoints", tag="final")
         config = EvaluateConfig(samples=40, temperatures=[1.0], metrics=["bleu"])
-        scores = evaluate.sweep(evaluate.load_generator(final), corpus, config)
+        scores = evaluate.sweep(loading.load_generator(final), corpus, config)
     lines = (folder / "log.jsonl").read_text().splitlines()
     return {
         "log": [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines],

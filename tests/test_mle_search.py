@@ -10,7 +10,7 @@ import torch
 import yaml
 from worlds import runs_of_one_token
 
-from seqforge import checkpoint, compare, evaluate, options, recipes
+from seqforge import checkpoint, compare, loading, options, recipes
 from seqforge.cli import main
 from seqforge.methods import mle, mle_search
 from seqforge.methods.mle import MonitorConfig
@@ -102,7 +102,7 @@ def test_the_best_by_validation_nll_is_the_generator_and_the_budget_is_spent(tmp
     final = checkpoint.newest(run.folder / "checkpoints", tag="final")
     assert final is not None
     assert {p.name for p in final.iterdir() if p.is_dir()} == {"generator"}
-    assert torch.equal(evaluate.load_generator(final).head.weight, generator.head.weight)
+    assert torch.equal(loading.load_generator(final).head.weight, generator.head.weight)
     assert list(checkpoint.load_training(final)["kept"]) == ["health", "trials"]
 
 

@@ -14,7 +14,7 @@ from seqforge import tunes
 from seqforge.cli import main
 from seqforge.data import midi, music
 from seqforge.data.music import MusicConfig
-from seqforge.evaluate import find_checkpoint, load_tokenizer
+from seqforge.loading import find_checkpoint, load_tokenizer
 from seqforge.report import rolls, sound
 from seqforge.report.figures import PAPER
 from seqforge.report.music import read_music

@@ -7,7 +7,7 @@ import torch
 
 from seqforge import checkpoint, verdict
 from seqforge.cli import main
-from seqforge.evaluate import load_generator
+from seqforge.loading import load_generator
 from seqforge.methods import mle
 
 TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--report", "false", "--rounds", "2"]

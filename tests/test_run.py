@@ -13,7 +13,7 @@ import yaml
 
 from seqforge import checkpoint, memory, report, run
 from seqforge.cli import main
-from seqforge.evaluate import load_generator
+from seqforge.loading import load_generator
 from seqforge.run import CheckpointConfig, Run, derive_seed
 
 TINY = ["train", "seqgan", "--recipe", "seqgan-oracle-tiny", "--mle.epochs", "3", "--rounds", "2"]

@@ -10,7 +10,7 @@ import yaml
 
 from seqforge.cli import main
 from seqforge.data.vectors import read_vectors
-from seqforge.evaluate import find_checkpoint, load_generator, load_tokenizer
+from seqforge.loading import find_checkpoint, load_generator, load_tokenizer
 
 WORDS = {"a": 0, "cat": 1, "sat": 2, "dog": 3}
 GOOD = "cat 1 2.5 -3e-1\nzebra 0 0 0\na 4 5 6\n"

@@ -17,7 +17,7 @@ import torch
 
 from seqforge import checkpoint, watch
 from seqforge.cli import main
-from seqforge.evaluate import load_generator
+from seqforge.loading import load_generator
 
 TINY = ["train", "scratchgan", "--recipe", "scratchgan-tiny", "--checkpoint.every", "1", "--counterpart.epochs", "0"]
 LONG = 600  # seconds: no test waits so long unless something is broken, however busy the machine
@@ -74,14 +74,14 @@ def test_every_checkpoint_has_a_row_its_samples_and_the_best_is_marked(run, caps
 
 def test_the_score_is_that_of_the_sequences_held_out(run):
     """nll_valid of a checkpoint is what `evaluate` would say of the generator on the validation set."""
-    from seqforge import corpora, evaluate
+    from seqforge import corpora, loading
     from seqforge.metrics import nll
     from seqforge.settings import RunConfig, build
 
     watch.watch(run)
-    stored = build(RunConfig, evaluate.read_config(run))
+    stored = build(RunConfig, loading.read_config(run))
     corpus = corpora.load(stored.data)
-    generator = evaluate.load_generator(run / "checkpoints" / "step-4", "float32")
+    generator = loading.load_generator(run / "checkpoints" / "step-4", "float32")
     found = nll.nll_tests(generator, corpus.valid, corpus.source, [1.0])[0]
     assert float(rows_of(run)[-1]["nll_valid"]) == pytest.approx(found.value, abs=1e-5)
 
