@@ -11,7 +11,7 @@ import torch
 import yaml
 from worlds import rng, runs_of_one_token, tiny
 
-from seqforge import checkpoint, evaluate
+from seqforge import checkpoint, loading
 from seqforge.cli import main
 from seqforge.loading import find_checkpoint, load_generator
 from seqforge.methods import cot, mle
@@ -356,7 +356,7 @@ def test_a_run_without_pre_training_is_held_to_mle_all_the_same(tmp_path, capsys
 
 
 def test_where_the_counterpart_is_the_newest_it_does_not_pass_for_the_methods_generator(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "read_config", lambda run: {})
+    monkeypatch.setattr(loading, "read_config", lambda run: {})
     run = Run.create(tmp_path / "run", {"method": "cot"}, seed=3)
     mle.counterpart(
         tiny(1, vocab=6, eos_id=3, dtype=torch.float32), CounterpartConfig(epochs=1), runs_of_one_token(), run
