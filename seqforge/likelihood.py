@@ -125,18 +125,18 @@ def _divergence(
         loss, kl = head_divergence(generator.head, hidden, theirs, weight[mask], covering)
         return loss, kl.new_zeros(ids.shape).masked_scatter(mask, kl)
     with torch.no_grad():
-        log_q = mean_of([_all_log_probs(g, ids) for g in others])
-    log_p = _all_log_probs(generator, ids)
+        log_q = mean_of([_all_logits(g, ids) for g in others])
+    log_p = torch.log_softmax(_all_logits(generator, ids), dim=-1)
     near, far = (log_p, log_q) if covering else (log_q, log_p)
     kl = F.kl_div(near, far, reduction="none", log_target=True).sum(-1) * mask
     return (weight * kl).sum(), kl.detach()
 
 
-def _all_log_probs(generator: Generator, ids: Tensor) -> Tensor:
-    """log p(v | y_<t) (B,T,V) of every token there is."""
+def _all_logits(generator: Generator, ids: Tensor) -> Tensor:
+    """Logits (B,T,V) of every token there is."""
     first, state = generator.start(ids.shape[0])
     later, _ = generator.extend(ids[:, :-1], state)
-    return torch.log_softmax(torch.cat([first[:, None], later], dim=1), dim=-1)
+    return torch.cat([first[:, None], later], dim=1)
 
 
 @torch.no_grad()

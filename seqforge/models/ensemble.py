@@ -57,4 +57,4 @@ class Ensemble(nn.Module):
 
 def _together(found: list[tuple[Tensor, State]]) -> tuple[Tensor, State]:
     logits, states = zip(*found, strict=True)
-    return mean_of([torch.log_softmax(x, dim=-1) for x in logits]), EnsembleState(states)
+    return mean_of(logits), EnsembleState(states)
