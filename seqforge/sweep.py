@@ -285,7 +285,12 @@ def markdown(rows: Sequence[dict[str, Any]], shown: Sequence[str], temperature: 
 
 
 def verdict_table(held: Sequence[Held], versus: str) -> str:
-    """A row a cell, a column a variant: the word, and the gap with half its interval; below 0 is better."""
+    """A row a cell, a column a variant, or without a grid a row a variant: the word, and the gap with half its
+    interval; below 0 is better.
+    """
+    if all(h.cell == () for h in held):
+        lines = [f"| held to {versus} | verdict |", "|---|---|", *(f"| {h.variant} | {told(h)} |" for h in held)]
+        return "\n".join(lines) + "\n"
     variants = list(dict.fromkeys(h.variant for h in held))
     cells: dict[Cell, dict[str, str]] = {}
     for h in held:

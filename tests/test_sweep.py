@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -172,6 +173,18 @@ def test_every_cell_of_a_grid_is_held_to_one_variant(grid):
     assert "| held to mle | again | broken |" in text
     assert "| few | ties: +0.000 ± 0.000 |" in text or "| few | ties: -0.000 ± 0.000 |" in text
     assert (out / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_grid_the_verdicts_are_a_row_a_variant(grid, tmp_path):
+    """The runs of one cell, held to one another where they lie."""
+    plan = {k: v for k, v in GRID.items() if k != "grid"} | {"seeds": [1, 2]}
+    (tmp_path / "plain.yaml").write_text(yaml.safe_dump(plan))
+    shutil.copytree(grid / "out" / "few", tmp_path / "out")
+    assert main(["sweep", str(tmp_path / "plain.yaml"), "--out", str(tmp_path / "out")]) == 0
+    lines = (tmp_path / "out" / "sweep.md").read_text().splitlines()
+    assert lines[:2] == ["| held to mle | verdict |", "|---|---|"]
+    assert lines[2].startswith("| again | ties: ")
+    assert lines[3].startswith("| broken | ")
 
 
 def test_the_gap_of_a_cell_is_the_mean_over_its_seeds(grid):
