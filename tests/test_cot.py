@@ -111,6 +111,20 @@ def test_the_loss_of_a_batch_is_put_together_as_the_header_says(baseline):
     assert far(found, gradients(written, generator)) <= 1e-7  # the weights are float32
 
 
+@pytest.mark.parametrize("eos_id", EOS_IDS)
+def test_forward_is_the_divergence_the_other_way_round_at_the_same_prefixes(eos_id):
+    generator, mediator = pair(eos_id)
+    ids, lengths = every_sequence(eos_id=eos_id)
+    fake = Samples(ids, lengths, torch.zeros(ids.shape))
+    loss, kl = generator_loss(generator, mediator, fake, CoTConfig(kl="forward"))
+    truth = step_kl(mediator, generator, ids, lengths)
+    assert (kl - truth).abs().max() <= 1e-10
+    assert far(gradients(loss, generator), gradients(truth.sum() / lengths.sum(), generator)) <= 1e-7
+    assert (truth - step_kl(generator, mediator, ids, lengths)).abs().max() > 1e-2
+    with pytest.raises(ValueError, match="leave it out with kl forward"):
+        CoTConfig(kl="forward", gradient="whole")
+
+
 def test_still_to_come():
     cost = torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0]])
     mask = mask_of(torch.tensor([4, 2]), 4)

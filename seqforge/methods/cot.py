@@ -15,6 +15,7 @@ Jensen-Shannon divergence. Details:
  5) the mediators to compare with: `mediator_reads real`, a teacher of real text only; `m_pretrain` with `m_steps 0`,
     one that is trained first, taken at its lowest validation NLL, and stands still
  6) after a start from likelihood that start is a candidate too: `patience` never keeps a worse generator by validation
+ 7) `kl forward` descends KL(M || G) in place of KL(G || M), at the generator's prefixes all the same
 """
 
 import copy
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from seqforge import objectives, ranges
 from seqforge.data.corpus import Corpus, Split
-from seqforge.likelihood import weighted_divergence, weighted_nll
+from seqforge.likelihood import weighted_distillation, weighted_divergence, weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.mle import CounterpartConfig, MLEConfig, MonitorConfig
 from seqforge.models import kinds
@@ -73,6 +74,7 @@ class CoTConfig:
         m_patience: of these, rounds without a lower validation NLL before they end; 0: all are carried out
         m_lr_decay: in these, factor on m_lr after a round without a lower validation NLL; it begins anew after them
         mediator_reads: what the mediator learns from (CoT: the mixture)
+        kl: reverse: KL(G || M), of the generator to the mediator (CoT); forward: KL(M || G), as a distillation's
         gradient: local: divergence at prefixes taken as given; whole: with what a token does to the prefixes after it
         baseline: what is taken off the divergence still to come, for gradient whole
         lr: Adam's step size of the generator (CoT's code: 0.01)
@@ -101,6 +103,7 @@ class CoTConfig:
     m_patience: int = 0
     m_lr_decay: float = 1.0
     mediator_reads: Literal["mixture", "real"] = "mixture"
+    kl: Literal["reverse", "forward"] = "reverse"
     gradient: Literal["local", "whole"] = "local"
     baseline: objectives.Baseline = "leave-one-out"
     lr: float = 0.005
@@ -124,6 +127,8 @@ class CoTConfig:
         }
         ranges.check(self, **ranges.at_least(counts), lr="above 0", m_lr="above 0", clip="above 0")
         ranges.check(self, m_weight_decay="0 or more", lr_decay="(0, 1]", m_lr_decay="(0, 1]", average="[0, 1)")
+        if self.kl == "forward" and self.gradient == "whole":
+            raise ValueError("gradient whole is that of KL(G || M) of whole sequences; leave it out with kl forward")
         if self.rounds and not self.m_steps and not self.m_pretrain:
             raise ValueError("m_steps 0 leaves the mediator as it was drawn; give it --m_pretrain, or --m_steps 1")
 
@@ -237,13 +242,16 @@ def mediator_loss(mediator: Generator, real: Split, fake: Samples | None, precis
 def generator_loss(
     generator: Generator, mediator: Generator, fake: Samples, config: CoTConfig
 ) -> tuple[Tensor, Tensor]:
-    """Mean over tokens of KL(G || M) at the prefixes of samples (Lu et al. 2018, eq. of J_g), and those KL (B,T).
+    """Mean over tokens of KL(G || M) at the prefixes of samples (Lu et al. 2018, eq. of J_g), and those KL (B,T); with
+    kl forward of KL(M || G).
 
     gradient whole: and the REINFORCE term of what is still to come. Its value is then no longer the divergence, whose
     gradient it has.
     """
     mask = mask_of(fake.lengths, fake.ids.shape[1])
     weight = objectives.mle_weight(mask)
+    if config.kl == "forward":
+        return weighted_distillation(generator, [mediator], fake.ids, fake.lengths, weight)
     loss, kl = weighted_divergence(generator, mediator, fake.ids, fake.lengths, weight)
     if config.gradient == "whole":
         later = objectives.advantage(objectives.still_to_come(kl, mask), mask, config.baseline)
