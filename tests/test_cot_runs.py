@@ -1,5 +1,6 @@
 """Cooperative training: whole runs, what they keep, take over and refuse."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -291,17 +292,19 @@ def test_defaults_are_those_of_the_help():
     assert CoTConfig().mle.epochs == 0
 
 
-def test_mles_counterpart_is_the_same_generator_trained_by_likelihood_and_the_method_sees_nothing_of_it(tmp_path):
-    options = CounterpartConfig(epochs=2, batch=32)
+@pytest.mark.parametrize("dropout", [None, 0.4])
+def test_mles_counterpart_is_the_same_generator_trained_by_likelihood_and_the_method_sees_nothing_of_it(
+    dropout, tmp_path
+):
+    options = CounterpartConfig(epochs=2, batch=32, dropout=dropout)
     alone, _ = run_of(tmp_path / "alone", rounds=2, steps=2)
     beside, run = run_of(tmp_path / "beside", rounds=2, steps=2, counterpart=options)
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), beside.parameters(), strict=True))
     twin = load_generator(checkpoint.newest(run.folder / "checkpoints", "counterpart"))
     again = Run.create(tmp_path / "again", {"method": "mle"}, seed=3)
     corpus = runs_of_one_token()
-    by_hand = kinds.make(
-        SIZES["generator"], corpus.vocab_size, corpus.eos_id, corpus.start_id, derive_seed(3, "generator")
-    )
+    sizes = dataclasses.replace(SIZES["generator"], dropout=dropout or 0.0)
+    by_hand = kinds.make(sizes, corpus.vocab_size, corpus.eos_id, corpus.start_id, derive_seed(3, "generator"))
     mle.pretrain(by_hand, options, MonitorConfig(every=0), corpus, again, phase="counterpart")
     assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), by_hand.parameters(), strict=True))
     assert again.tokens == 0  # the method learns from none of them
@@ -351,6 +354,10 @@ def test_a_run_without_pre_training_is_held_to_mle_all_the_same(tmp_path, capsys
     assert "it trained no MLE counterpart" in capsys.readouterr().err
     assert main(["train", "cot", "--recipe", "cot-tiny", "--counterpart.lr", "-1", "--out", str(tmp_path / "no")]) == 2
     assert "counterpart.lr is -1" in capsys.readouterr().err
+    assert (
+        main(["train", "cot", "--recipe", "cot-tiny", "--counterpart.dropout", "1", "--out", str(tmp_path / "no")]) == 2
+    )
+    assert "counterpart.dropout is 1" in capsys.readouterr().err
 
 
 def test_where_the_counterpart_is_the_newest_it_does_not_pass_for_the_methods_generator(tmp_path, monkeypatch):

@@ -74,6 +74,7 @@ class CounterpartConfig(MLEConfig):
         epochs: most passes over the training set; 0: none, and no verdict on MLE
         lr: Adam's step size
         lr_decay: factor on lr after an epoch whose validation NLL did not fall; 1 keeps it
+        dropout: share of units dropped in it, where that is to be another than the generator's own
     """
 
     group: ClassVar[str] = "counterpart"
@@ -81,6 +82,12 @@ class CounterpartConfig(MLEConfig):
     epochs: int = 100
     lr: float = 0.005
     lr_decay: float = 0.5
+    dropout: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dropout is not None:
+            ranges.check(self, f"{self.group}.", dropout="[0, 1)")
 
 
 @dataclass(frozen=True)
@@ -228,6 +235,9 @@ def _train_twin(
     generator: nn.Module, config: CounterpartConfig, corpus: Corpus, run: Run, start: Best | None = None
 ) -> None:
     twin = run.keep(COUNTERPART, copy.deepcopy(generator).to(run.device))
+    for layer in twin.modules():
+        if isinstance(layer, nn.Dropout) and config.dropout is not None:
+            layer.p = config.dropout
     best = pretrain(twin, config, MonitorConfig(every=0), corpus, run, COUNTERPART, start)
     if run.once(f"{COUNTERPART}.ended") and not best.age:  # of one taken over, its own run has told
         run.once(CUT_SHORT)
