@@ -8,7 +8,7 @@ changes no sample.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -292,6 +292,41 @@ def sample_chunks(
     for at in torch.arange(len(noise), device=noise.device).split(rows or chunk_rows(generator, noise.device)):
         fork = begin(generator, len(at), noise.device, None if context is None else context[at])
         yield complete(generator, fork, noise[at], filter)
+
+
+@torch.no_grad()
+def sample_mean(generators: Sequence[Generator], noise: Tensor) -> tuple[Tensor, Tensor]:
+    """ids (B,T) and lengths (B,) of sequences whose next-token distribution is the mean of those of the K generators.
+
+    At every token one of them, each as likely, draws for a row, which is a draw from the mean: one product with a head
+    in place of K. The K-th part of [0,1) in which a row's noise (B,T) lies says which; where in it is that one's noise.
+    """
+    (rows, horizon), k = noise.shape, len(generators)
+    heads = [g.head if isinstance(g, HeadedGenerator) else None for g in generators]
+    ids = torch.zeros(rows, horizon, dtype=torch.long, device=noise.device)
+    lengths = torch.full((rows,), horizon, device=noise.device)
+    alive, eos_id = torch.arange(rows, device=noise.device), generators[0].eos_id
+    forks = [begin(g, rows, noise.device) for g in generators]
+    for t in range(horizon):
+        spread = noise[alive, t] * k
+        turn = spread.long().clamp_max(k - 1)
+        own = (spread - turn).clamp_max(1 - torch.finfo(noise.dtype).eps)
+        token = torch.empty_like(alive)
+        for n, (head, fork) in enumerate(zip(heads, forks, strict=True)):
+            if len(at := (turn == n).nonzero().squeeze(1)):
+                token[at] = _draw_next(head, fork.output[at], own[at], PLAIN, None, None)[0]
+        ids[alive, t] = token
+        keep = torch.arange(len(alive), device=noise.device)
+        if eos_id is not None:
+            lengths[alive[token == eos_id]] = t + 1
+            keep = (token != eos_id).nonzero().squeeze(1)
+        if t + 1 == horizon or not len(keep):
+            break
+        alive, token = alive[keep], token[keep]
+        for n, g in enumerate(generators):
+            outputs, state = reader(g)(token[:, None], forks[n].state.select(keep))
+            forks[n] = Fork(outputs[:, -1], state, forks[n].position[keep] + 1)
+    return ids, lengths
 
 
 def mask_of(lengths: Tensor, horizon: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Distillation: the divergence from the teachers and its gradient against everything listed, and whole runs."""
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -18,7 +19,7 @@ from seqforge.models.ensemble import Ensemble
 from seqforge.models.kinds import GeneratorConfig
 from seqforge.models.lstm import LSTMGenerator
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import mask_of, sample, uniform
+from seqforge.sampling import mask_of, sample, sample_mean, uniform
 
 
 def three(eos_id=None, bias: int = 0) -> list[LSTMGenerator]:
@@ -116,6 +117,31 @@ def test_an_ensemble_draws_what_it_says():
     count = {k: seen.count(k) / len(seen) for k in key}
     assert max(abs(count[k] - float(q)) / (float(q) / len(seen)) ** 0.5 for k, q in zip(key, p, strict=True)) < 4.5
     assert torch.allclose(drawn.logp, log_probs(ensemble, drawn.ids, drawn.lengths).float(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [lambda g: g, Headless])
+@pytest.mark.parametrize("eos_id", [None, 2])
+def test_draws_from_the_mean_are_those_of_the_ensemble(eos_id, kind):
+    """By the frequency of every sequence; and each generator's noise fills [0,1)."""
+    teachers = three(eos_id)
+    ids, lengths = every_sequence(eos_id=eos_id)
+    p = log_probs(Ensemble(teachers), ids, lengths).sum(1).exp().detach()
+    drawn, ends = sample_mean([kind(t) for t in teachers], uniform((20_000, 4), rng(1)).double())
+    key = [tuple(row[:n].tolist()) for row, n in zip(ids, lengths, strict=True)]
+    seen = collections.Counter(tuple(row[:n].tolist()) for row, n in zip(drawn, ends, strict=True))
+    assert sum(seen[k] for k in key) == 20_000
+    assert max(abs(seen[k] - 20_000 * q) / (20_000 * q) ** 0.5 for k, q in zip(key, p.tolist(), strict=True)) < 4.5
+    assert not drawn[torch.arange(4) >= ends[:, None]].any()
+
+
+def test_one_generators_draws_are_the_usual_and_the_largest_noise_is_below_one():
+    generator = tiny(3, vocab=7000, hidden=6, dtype=torch.float32)
+    noise = uniform((300, 5), rng(16))
+    ids, lengths = sample_mean([generator], noise)
+    assert torch.equal(ids, sample(generator, noise).ids)
+    assert torch.equal(lengths, torch.full((300,), 5))
+    last = torch.full((3, 5), 1 - 2.0**-24)
+    assert int(sample_mean([generator] * 5, last)[0].max()) < 7000
 
 
 def test_states_of_an_ensemble_are_values():

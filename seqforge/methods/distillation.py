@@ -31,7 +31,7 @@ from seqforge.models.ensemble import Ensemble
 from seqforge.models.generator import Generator
 from seqforge.models.kinds import AnyGenerator, GeneratorConfig
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import mask_of, sample, uniform
+from seqforge.sampling import mask_of, sample_mean, uniform
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def train(config: DistillationConfig, corpus: Corpus, run: Run) -> AnyGenerator:
     for round_ in run.loop("distillation", config.rounds):
         total, tokens = torch.zeros((), device=run.device), 0
         for step in range(round_ * config.steps, (round_ + 1) * config.steps):
-            read = lesson(teacher, config, corpus, run)
+            read = lesson(teachers, config, corpus, run)
             loss, kl = distillation_loss(learner.train(), teachers, read)
             mle.update(learner, optimizer, loss, config.clip)
             total += kl.sum()
@@ -156,13 +156,12 @@ def taught(k: int, config: DistillationConfig, corpus: Corpus, run: Run) -> AnyG
     return teacher.requires_grad_(False)
 
 
-def lesson(teacher: Generator, config: DistillationConfig, corpus: Corpus, run: Run) -> Split:
+def lesson(teachers: Sequence[Generator], config: DistillationConfig, corpus: Corpus, run: Run) -> Split:
     """The sequences at whose prefixes the student learns in this step."""
     parts: list[Split] = []
     if config.reads != "real":
         noise = uniform((config.batch, corpus.max_length), run.rng("samples"), run.device)
-        drawn = sample(teacher, noise)
-        parts.append(Split(drawn.ids, drawn.lengths))
+        parts.append(Split(*sample_mean(teachers, noise)))
     if config.reads != "samples":
         rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real"))
         parts.append(corpus.train[rows.to(run.device)])
