@@ -53,14 +53,19 @@ def advantage(q: Tensor, mask: Tensor, baseline: Baseline = "none") -> Tensor:
     return centred * count / (count - 1).clamp_min(1)
 
 
-def discounted_return(reward: Tensor, mask: Tensor, gamma: float) -> Tensor:
+def discounted_return(reward: Tensor, mask: Tensor, gamma: float, absorbing: bool = False) -> Tensor:
     """R_t = sum_{s >= t} gamma^(s-t) r_s (B,T), 0 past the end, whose rewards do not count (de Masson d'Autume et al.
     2019, section 3.1). One pass from the end.
+
+    absorbing: the last token's reward is that of every token past the end, without end (gamma below 1), so that it does
+    not pay to end for fear of bad rewards, nor to go on for good ones (Kostrikov et al. 2019, section 4.1).
     """
     assert reward.shape == mask.shape
     reward, later, out = reward * mask, torch.zeros_like(reward[:, 0]), []
+    last = mask & ~F.pad(mask[:, 1:], (0, 1)) if absorbing else torch.zeros_like(mask)
     for t in range(reward.shape[1] - 1, -1, -1):
-        later = reward[:, t] + gamma * later
+        after = torch.where(last[:, t], reward[:, t] / (1 - gamma), later) if absorbing else later
+        later = reward[:, t] + gamma * after
         out.append(later)
     return torch.stack(out[::-1], dim=1) * mask
 

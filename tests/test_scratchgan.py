@@ -197,6 +197,21 @@ def test_returns_are_the_written_out_sums():
             assert float(found[b, t]) == pytest.approx(truth, abs=1e-12)
 
 
+def test_absorbing_returns_go_on_past_the_end():
+    reward = torch.rand(5, T, generator=rng(1), dtype=torch.float64) - 0.5
+    lengths = torch.tensor([7, 1, 3, 6, 2])
+    found = objectives.discounted_return(reward, mask_of(lengths, T), 0.23, absorbing=True)
+    for b, t in itertools.product(range(5), range(T)):
+        n = int(lengths[b])
+        truth = sum(0.23 ** (s - t) * float(reward[b, min(s, n - 1)]) for s in range(t, t + 60)) if t < n else 0.0
+        assert float(found[b, t]) == pytest.approx(truth, abs=1e-12)
+    same = objectives.discounted_return(torch.full((5, T), -0.4), mask_of(lengths, T), 0.23, absorbing=True)
+    assert torch.allclose(same, -0.4 / 0.77 * mask_of(lengths, T))  # where all rewards are alike, so are all lengths
+    for wrong in ({"gamma": 1.0}, {"reward_at": "end"}):
+        with pytest.raises(ValueError, match="absorbing needs a gamma below 1"):
+            ScratchGANConfig(absorbing=True, **wrong)
+
+
 def test_reward_and_discriminator_loss():
     logit = torch.randn(6, T, generator=rng(1), dtype=torch.float64)
     lengths = torch.tensor([7, 1, 3, 6, 2, 4])
@@ -345,7 +360,7 @@ def test_frozen_and_rewards_at_the_end(tmp_path, monkeypatch):
     seen = []
     plain = objectives.discounted_return
     monkeypatch.setattr(
-        scratchgan.objectives, "discounted_return", lambda r, m, g: (seen.append((r, m)), plain(r, m, g))[1]
+        scratchgan.objectives, "discounted_return", lambda r, m, *a: (seen.append((r, m)), plain(r, m, *a))[1]
     )
     _, run = run_of(tmp_path / "run", rounds=1, steps=2, reward="frozen", reward_at="end")
     for reward, mask in seen:

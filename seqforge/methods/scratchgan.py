@@ -16,7 +16,9 @@ Source: de Masson d'Autume, Rosca, Rae and Mohamed, NeurIPS 2019 (arXiv 1905.099
  8) weights without a rule in the paper start from a normal cut off at two deviations, of 1 / sqrt(fan in); theirs of
     projections and tables without word vectors are uniform (Glorot), their LSTM biases normal. One layer, too, has
     projections of its own on both sides
- 9) options: a reward at the end only, clipping, parts of a batch one after the other (`accumulate`), an average of the
+ 9) `absorbing` takes the pay out of length: where the discriminator is ahead its rewards are below 0, and a sequence
+    that ends early has fewer of them, so that samples grow short (Kostrikov et al. 2019, arXiv 1809.02925)
+10) options: a reward at the end only, clipping, parts of a batch one after the other (`accumulate`), an average of the
     generator's weights, null controls
 """
 
@@ -64,6 +66,8 @@ class ScratchGANConfig:
         reward: the discriminator's, or a null control in its place
         reward_at: tokens: one for each; end: the last token's, for the whole sequence (ScratchGAN: tokens)
         gamma: discount a token (ScratchGAN: 0.23)
+        absorbing: a sequence's last reward goes on past its end, so that its length is not chosen by the sign of the
+            rewards (ScratchGAN: no)
         moving: how the baseline moves (ScratchGAN's code: published)
         decay: share of itself that the published baseline keeps, or of the new the slow one takes (ScratchGAN: .08)
         lr: Adam's step size of the generator (ScratchGAN: 0.0000959)
@@ -92,6 +96,7 @@ class ScratchGANConfig:
     reward: rewards.Reward = "discriminator"
     reward_at: Literal["tokens", "end"] = "tokens"
     gamma: float = 0.23
+    absorbing: bool = False
     moving: Literal["published", "slow", "none"] = "published"
     decay: float = 0.08
     lr: float = 0.001
@@ -109,6 +114,8 @@ class ScratchGANConfig:
             raise ValueError(
                 f"accumulate is {self.accumulate}, but a batch of {self.batch} has no more parts than rows"
             )
+        if self.absorbing and (self.gamma == 1 or self.reward_at == "end"):
+            raise ValueError("absorbing needs a gamma below 1 and reward_at tokens: its rewards have no end")
         if self.freeze and self.counterpart.weight_decay:
             raise ValueError(
                 f"counterpart.weight_decay is {self.counterpart.weight_decay}, which would move the vectors that "
@@ -189,7 +196,7 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
             fake = drawn()
             mask = mask_of(fake.lengths, corpus.max_length)
             reward = token_rewards(config, discriminator, fake, mask, run)
-            returns = objectives.discounted_return(reward, mask, config.gamma)
+            returns = objectives.discounted_return(reward, mask, config.gamma, config.absorbing)
             advantage = (returns - baseline.update(returns, mask)) * mask
             found |= generator_step(learner.train(), g_optimizer, fake, advantage, config, run.precision)
             if config.average:
