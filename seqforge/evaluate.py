@@ -8,7 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from seqforge.metrics.ngrams import References
 from seqforge.metrics.score import Score
 from seqforge.models.generator import Generator
 from seqforge.models.hierarchical import HierarchicalGenerator
-from seqforge.sampling import Samples
+from seqforge.sampling import Samples, mask_of
 from seqforge.scoring import known_metrics
 from seqforge.worlds import World
 
@@ -319,7 +319,7 @@ def _write(path: Path, found: dict[str, Any]) -> None:
 
 def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
     """The oracle, or of text as many training sequences, scored as if a generator had written them: what a perfect one
-    would reach.
+    would reach. And the FED of one that knows no more than how often a word is and how long a text.
     """
     if corpus.oracle is None:
         real = corpus.train[slice(config.samples)]
@@ -330,12 +330,28 @@ def references(corpus: Corpus, config: EvaluateConfig) -> list[dict]:
             learned, asked = ((s, fresh.shuffled(s, config.seed)) for s in (corpus.train, corpus.test))
             scores += fresh.judged("mismatch", learned, asked, corpus.vocab_size, facts, 1.0, config.seed)
         name = "training tunes themselves" if corpus.music else "training text itself"
-        return [{"name": name, "scores": [s.as_dict() for s in scores]}] if scores else []
+        rows = {name: scores}
+        if corpus.music is None and corpus.test.source is None and "fed" in known_metrics(config.metrics):
+            alone = replace(config, metrics=["fed"])
+            rows["unigram text of equal lengths"] = text_scores(
+                unigram_text(real, corpus, config.seed), corpus, alone, 1.0, novel=False
+            )
+        return [{"name": name, "scores": [s.as_dict() for s in scores]} for name, scores in rows.items() if scores]
     if not (isinstance(corpus.oracle, Generator) and isinstance(corpus.oracle, nn.Module)):
         return []
     scores, drawn = nll.all_nll(corpus.oracle, corpus, config.samples, config.seed)
     scores += world_scores(corpus, drawn, config.seed, 1.0)
     return [{"name": "the oracle itself", "scores": [s.as_dict() for s in scores]}]
+
+
+def unigram_text(like: Split, corpus: Corpus, seed: int) -> Split:
+    """Sequences as long as these (N,T), whose tokens are each drawn by themselves from all of the training set's; end
+    tokens stay where they are.
+    """
+    of, within = (mask_of(scoring.word_lengths(s, corpus.eos_id), s.ids.shape[1]) for s in (corpus.train, like))
+    words = corpus.train.ids[of]
+    picked = torch.randint(len(words), like.ids.shape, generator=torch.Generator().manual_seed(seed))
+    return Split(torch.where(within, words[picked.to(words.device)], like.ids), like.lengths)
 
 
 LEARNING = ("discriminator", "shuffled")  # rewards for which the discriminator goes on learning

@@ -39,7 +39,9 @@ def print_scores(result: dict) -> None:
     """The likelihoods over temperatures, then what was measured of the text, then the verdict."""
     columns = result["generators"] + result["references"]
     likelihoods = [s["name"] for c in columns for s in c["scores"] if s["unit"] == NATS and s["interval"] is None]
-    narrow = len(columns) <= 3  # else the errors would break the lines of a terminal
+    narrow = (
+        sum(any(s["name"] in likelihoods for s in c["scores"]) for c in columns) <= 3
+    )  # else the errors would break the lines of a terminal
     _print_table(columns, sorted(set(likelihoods)), _with_stderr if narrow else _alone)
     out.print(f"all in nats per token, {'± one standard error' if narrow else 'standard errors in scores.json'}")
     others = [s["name"] for c in columns for s in c["scores"] if s["name"] not in (*likelihoods, *LEFT_OUT)]
@@ -54,6 +56,7 @@ def print_scores(result: dict) -> None:
 
 
 def _print_table(columns: list[dict], names: list[str], show: Callable[[dict], str]) -> None:
+    columns = [c for c in columns if any(s["name"] in names for s in c["scores"])]
     first = [Column(name, no_wrap=True) for name in ("score", "temperature")]
     table = Table(*first, *[c["name"] for c in columns], box=None, pad_edge=False)
     rows: dict[tuple[str, float], dict[str, str]] = {}

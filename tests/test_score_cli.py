@@ -17,7 +17,7 @@ from seqforge.cli import main
 from seqforge.corpora import load
 from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Split
-from seqforge.evaluate import EvaluateConfig, text_scores
+from seqforge.evaluate import EvaluateConfig, references, text_scores, unigram_text
 from seqforge.methods import mle
 from seqforge.metrics import embedders, lm
 from seqforge.metrics.bleu import bleu, bleu_f1, reverse_bleu
@@ -31,6 +31,7 @@ from seqforge.metrics.ngrams import References, encode
 from seqforge.metrics.novelty import novelty
 from seqforge.metrics.self_bleu import self_bleu
 from seqforge.models.lstm import LSTMConfig
+from seqforge.sampling import mask_of
 
 
 def sentences(n: int, seed: int, nouns: str = "cat dog bird fish") -> list[str]:
@@ -345,6 +346,31 @@ def test_what_cannot_be_read_may_be_left_out(capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*sequences to train on")
+def test_unigram_text_knows_lengths_and_frequencies_alone():
+    corpus = load(DataConfig(source="demo", train_size=4000, valid_size=50, test_size=3000))
+    real = corpus.train[slice(3000)]
+    floor = unigram_text(real, corpus, 1)
+    assert torch.equal(floor.lengths, real.lengths)
+    ends = real.ids == corpus.eos_id
+    assert torch.equal(floor.ids == corpus.eos_id, ends)
+    within, whole = (mask_of(s.lengths, s.ids.shape[1]) & (s.ids != corpus.eos_id) for s in (real, corpus.train))
+    assert not floor.ids[~within & ~ends].any()
+    n = int(within.sum())
+    share, seen = (
+        torch.bincount(ids, minlength=corpus.vocab_size) for ids in (corpus.train.ids[whole], floor.ids[within])
+    )
+    expected = n * share / share.sum()
+    assert ((seen - expected).abs() <= 4.5 * (expected + 1).sqrt()).all()
+    assert float((floor.ids[within] == real.ids[within]).float().mean()) < 0.5
+    config = EvaluateConfig(samples=3000, metrics=["length", "fed"], seed=1)
+    rows = {r["name"]: {s["name"]: s["value"] for s in r["scores"]} for r in references(corpus, config)}
+    assert rows.keys() == {"training text itself", "unigram text of equal lengths"}
+    salad, real_scores = rows["unigram text of equal lengths"], rows["training text itself"]
+    assert "length" not in salad
+    assert salad["fed"] > 2 * real_scores["fed"]
+    assert len(references(corpus, EvaluateConfig(samples=600, metrics=["length"]))) == 1
+
+
 def test_text_scores_of_a_run_are_those_of_the_files(capsys):
     """The run's own tokens: unknown words count as one, and the signature says which tokenizer it was."""
     held = {"valid": "train.txt", "test": "real.txt"}
