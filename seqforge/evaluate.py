@@ -348,8 +348,8 @@ def unigram_text(like: Split, corpus: Corpus, seed: int) -> Split:
     """Sequences as long as these (N,T), whose tokens are each drawn by themselves from all of the training set's; end
     tokens stay where they are.
     """
-    of, within = (mask_of(scoring.word_lengths(s, corpus.eos_id), s.ids.shape[1]) for s in (corpus.train, like))
-    words = corpus.train.ids[of]
+    known, within = (mask_of(scoring.word_lengths(s, corpus.eos_id), s.ids.shape[1]) for s in (corpus.train, like))
+    words = corpus.train.ids[known]
     picked = torch.randint(len(words), like.ids.shape, generator=torch.Generator().manual_seed(seed))
     return Split(torch.where(within, words[picked.to(words.device)], like.ids), like.lengths)
 

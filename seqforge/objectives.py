@@ -58,14 +58,15 @@ def discounted_return(reward: Tensor, mask: Tensor, gamma: float, absorbing: boo
     2019, section 3.1). One pass from the end.
 
     absorbing: the last token's reward is that of every token past the end, without end (gamma below 1), so that it does
-    not pay to end for fear of bad rewards, nor to go on for good ones (Kostrikov et al. 2019, section 4.1).
+    not pay to end for fear of bad rewards, nor to go on for good ones (Kostrikov et al. 2019, arXiv 1809.02925).
     """
     assert reward.shape == mask.shape
     reward, later, out = reward * mask, torch.zeros_like(reward[:, 0]), []
-    last = mask & ~F.pad(mask[:, 1:], (0, 1)) if absorbing else torch.zeros_like(mask)
+    last = mask & ~F.pad(mask[:, 1:], (0, 1))
     for t in range(reward.shape[1] - 1, -1, -1):
-        after = torch.where(last[:, t], reward[:, t] / (1 - gamma), later) if absorbing else later
-        later = reward[:, t] + gamma * after
+        later = reward[:, t] + gamma * later
+        if absorbing:
+            later = torch.where(last[:, t], reward[:, t] / (1 - gamma), later)
         out.append(later)
     return torch.stack(out[::-1], dim=1) * mask
 

@@ -144,7 +144,7 @@ def poisoned(value):
         (b"3 14 15 92 65\n35 89 79 32 38\n", "refused.*expected SeqGAN's target_params_py3.pkl"),
         (pickle.dumps(arrays(), 2)[:-200], "refused.*expected SeqGAN's target_params_py3.pkl"),
         (pickle.dumps(arrays(), 2)[:40], "refused.*expected SeqGAN's target_params_py3.pkl"),
-        (b"\x80\x02]q\x00" + os.urandom(300), "refused.*expected SeqGAN's target_params_py3.pkl"),
+        (b"\x80\x02]q\x00" + np.random.default_rng(0).bytes(300), "refused.*expected SeqGAN's target_params_py3.pkl"),
         (pickle.dumps({"w": arrays()[0]}, 2), "holds dict, not a list of arrays.*pickled list of 15"),
         (pickle.dumps([1.0, 2.0], 2), "not a list of arrays.*pickled list of 15"),
         (pickle.dumps(tuple(arrays()), 2), "holds tuple, not a list of arrays"),

@@ -89,8 +89,7 @@ def duration(seconds: float) -> str:
 
 def diverged(folder: Folder) -> str | None:
     """That a run ended in a number that is not finite, and what to try; None where it did not."""
-    told = [r for r in folder.records[-2:] if r.get("kind") != "trial" or r.get("best") is not None]
-    last = told[-1] if told else {}  # what a search whose trials all diverged says last is that none is the best
+    last = folder.records[-1] if folder.records else {}
     if (last.get("kind"), last.get("sign")) != ("warning", "nan"):
         return None
     tries = [str(one) for one in last["try"]] if isinstance(last.get("try"), list) else []
