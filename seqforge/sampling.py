@@ -306,7 +306,7 @@ def sample_mean(generators: Sequence[Generator], noise: Tensor) -> tuple[Tensor,
     ids = torch.zeros(rows, horizon, dtype=torch.long, device=noise.device)
     lengths = torch.full((rows,), horizon, device=noise.device)
     alive, eos_id = torch.arange(rows, device=noise.device), generators[0].eos_id
-    forks = [begin(g, rows, noise.device) for g in generators]
+    forks, readers = [begin(g, rows, noise.device) for g in generators], [reader(g) for g in generators]
     for t in range(horizon):
         spread = noise[alive, t] * k
         turn = spread.long().clamp_max(k - 1)
@@ -323,8 +323,8 @@ def sample_mean(generators: Sequence[Generator], noise: Tensor) -> tuple[Tensor,
         if t + 1 == horizon or not len(keep):
             break
         alive, token = alive[keep], token[keep]
-        for n, g in enumerate(generators):
-            outputs, state = reader(g)(token[:, None], forks[n].state.select(keep))
+        for n, extend in enumerate(readers):
+            outputs, state = extend(token[:, None], forks[n].state.select(keep))
             forks[n] = Fork(outputs[:, -1], state, forks[n].position[keep] + 1)
     return ids, lengths
 
