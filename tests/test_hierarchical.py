@@ -13,6 +13,7 @@ from seqforge.likelihood import log_probs, sequence_nlls
 from seqforge.models import leaked
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator
+from seqforge.models.leaked import Arranged
 from seqforge.sampling import Filter, Fork, begin, begin_with, complete, sample, uniform
 
 SIZES = {"embedding": 3, "hidden": 4, "goal": 2, "init_std": 1.0}
@@ -164,18 +165,27 @@ def test_features_of_every_prefix_are_those_computed_from_the_start():
 
 
 def test_a_token_costs_the_same_however_long_the_prefix():
-    """Rows that pass the highway: one for each token read, so that a sequence costs its length and not its square."""
+    """Rows that pass the highway: one for each token read and one for all before the first, so that a sequence costs
+    its length and not its square; and of the features those that are not 0 in all rows.
+    """
     counts = {}
     for length in (6, 12):
         d = CNNDiscriminator(5, length, embedding=3, widths=[1, 2], filters=[2, 3], dropout=0.0)
         g = HierarchicalGenerator.of(HierarchicalConfig(**SIZES), d, None, 0, 1).eval()
-        seen = []
-        plain = CNNDiscriminator.mixed
+        seen, widths = [], []
+        plain = Arranged.mixed
+
+        def mixed(arranged, pooled, known):
+            seen.append(pooled.numel() // d.features)  # noqa: B023
+            widths.append(known)  # noqa: B023
+            return plain(arranged, pooled, known)  # noqa: B023
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(CNNDiscriminator, "mixed", lambda s, x: seen.append(x.numel() // s.features) or plain(s, x))  # noqa: B023
+            patch.setattr(Arranged, "mixed", mixed)
             sample(g, uniform((10, length), rng(1)))
         counts[length] = sum(seen)
-    assert counts == {6: 60, 12: 120}
+        assert widths == [0, 2] + [5] * (length - 2)
+    assert counts == {6: 51, 12: 111}
 
 
 def test_a_prompt_and_a_temperature_go_through_the_shared_sampler():

@@ -15,7 +15,7 @@ from seqforge.models.leaked import LeakedFeatures, PrefixState
 from seqforge.rewards import rollout_q, sample_with_trail
 from seqforge.sampling import Fork, Samples, retrace, sample, uniform
 
-WIDTHS = [([1], [3]), ([3], [4]), ([2, 5], [2, 3]), ([4, 1, 2], [1, 2, 3]), ([6], [2])]
+WIDTHS = [([1], [3]), ([1, 6], [2, 3]), ([3], [4]), ([2, 5], [2, 3]), ([4, 1, 2], [1, 2, 3]), ([6], [2])]
 
 
 def reader_of(widths, filters, dtype=torch.float64, length=6):
@@ -67,12 +67,12 @@ def test_prefixes_of_different_lengths_side_by_side_and_old_states_again():
 
 
 def test_windows_are_multiplied_once_a_token(monkeypatch):
-    """Rows of windows for a sequence of T tokens: T for each width, whatever the pieces; none of 3 for a piece before
-    the third token.
+    """Rows of windows for a sequence of T tokens: T for each bank of widths, whatever the pieces; none of the bank of 7
+    and 8 for a piece before the seventh token.
     """
     from seqforge.models import leaked
 
-    reader, _ = reader_of([1, 3], [2, 3], length=12)
+    reader, _ = reader_of([1, 3, 7, 8], [2, 3, 2, 2], length=12)
     plain, rows = leaked.windows, []
 
     def windows(x, w):
@@ -81,13 +81,13 @@ def test_windows_are_multiplied_once_a_token(monkeypatch):
         return out
 
     monkeypatch.setattr(leaked, "windows", windows)
-    for length in (6, 12):
-        for each in (1, 3, length):
+    for length in (9, 12):
+        for each, unread in ((1, 6), (3, 6), (length, 0)):
             rows.clear()
             _, state = reader.start(10)
             for part in torch.randint(7, (10, length), generator=rng(5)).split(each, 1):
                 _, state = reader.extend(part, state)
-            assert sum(rows) == 10 * (2 * length - (2 if each == 1 else 0))
+            assert sum(rows) == 10 * (2 * length - unread)
 
 
 # --- probabilities and losses of the generator that reads them ------------------------------------------------------

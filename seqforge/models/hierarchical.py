@@ -10,7 +10,7 @@ O_t w_t is a linear map of the outer product of w_t and [h_t, 1], so this is a g
 (V,k) is ever made. Shapes: B rows, t tokens, F features, c step, k goal size, H hidden width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -215,6 +215,25 @@ class HierarchicalGenerator(
         hidden, state, _, _ = self._read(tokens, state)
         return hidden, state
 
+    def bind(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+        """`extend_hidden` of at least one token without gradient, valid until the weights change. The projected goal
+        psi(g/|g|) comes from the manager's hidden vector, of which g and |g|^2 are a linear and a quadratic form: the
+        goal itself, as wide as the features, is not made.
+        """
+        of_one = torch.cat([self.goal.weight, self.goal.bias[:, None]], dim=1)  # (F,H+1): g = of_one [said, 1]
+        projection, square = self.psi.weight @ of_one, of_one.double().t() @ of_one.double()
+
+        def read(tokens: Tensor, state: State) -> tuple[Tensor, State]:
+            assert isinstance(state, HierarchicalState)
+            features, prefix = self.leaked.extend(tokens, state.prefix)
+            said, manager = run_lstm(self.manager, features, state.manager)
+            with_one = F.pad(said, (0, 1), value=1.0)
+            norm = torch.linalg.vecdot(with_one.double() @ square, with_one.double()).clamp_min(0.0).sqrt()
+            projected = F.linear(with_one, projection) / norm.clamp_min(1e-12)[..., None].to(said.dtype)
+            return self._follow(tokens, state, projected, manager, prefix)
+
+        return read
+
     def unroll(self, ids: Tensor) -> Unrolled:
         """Teacher forcing on whole sequences (B,T), for the losses of both modules."""
         first, state, goal, feature = self._begin(len(ids))
@@ -241,7 +260,14 @@ class HierarchicalGenerator(
         features, prefix = self.leaked.extend(tokens, state.prefix)
         said, manager = run_lstm(self.manager, features, state.manager)
         goals = F.normalize(self.goal(said), dim=-1)
-        known = torch.cat([state.goals, self.psi(goals.detach())], dim=1)  # (B,c+t,k)
+        hidden, after = self._follow(tokens, state, self.psi(goals.detach()), manager, prefix)
+        return hidden, after, goals, features
+
+    def _follow(
+        self, tokens: Tensor, state: HierarchicalState, projected: Tensor, manager: LSTMState, prefix: PrefixState
+    ) -> tuple[Tensor, HierarchicalState]:
+        """The worker after tokens (B,t), whose goals are `projected` (B,t,k), and the state after the last."""
+        known = torch.cat([state.goals, projected], dim=1)  # (B,c+t,k)
         sums = known[:, :-1].unfold(1, self.step, 1).sum(-1)  # (B,t,k) over g_{p-c} .. g_{p-1}, p tokens read
         if self.by_block:
             ahead = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
@@ -252,8 +278,7 @@ class HierarchicalGenerator(
         else:
             drive = sums
         hidden, worker = self._work(tokens, drive, state.worker)
-        after = HierarchicalState(worker, manager, known[:, -self.step :], drive[:, -1], prefix)
-        return hidden, after, goals, features
+        return hidden, HierarchicalState(worker, manager, known[:, -self.step :], drive[:, -1], prefix)
 
     def _work(self, tokens: Tensor, drive: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The worker after tokens (B,t), driven by (B,t,k): what its logits are a linear map of, (B,t,k(H+1))."""

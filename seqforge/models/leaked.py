@@ -32,68 +32,118 @@ class PrefixState:
         return cls(*(torch.cat([getattr(s, name) for s in states]) for name in ("pooled", "recent", "position")))
 
 
+BANK = 5  # widths that are multiplied in one product, those before the widest with zeros in front
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A discriminator's weights as a token at a time is multiplied with them, in few products of few rows each.
+
+    embed (V,E); banks: (w, n, kernel (w*E, filters)) of neighbouring widths, w the widest and n the narrowest of them;
+    mix (2F,F) and mix_bias (2F,): the highway's gate, then its layer.
+    """
+
+    embed: Tensor
+    banks: list[tuple[int, int, Tensor]]
+    kernel_bias: Tensor
+    mix: Tensor
+    mix_bias: Tensor
+
+    @classmethod
+    def of(cls, model: CNNDiscriminator, dtype: torch.dtype) -> "Arranged":
+        gathered: list[list[Tensor]] = []  # kernels (w,E,n) of each bank
+        for kernel in model.kernels:
+            near = gathered and len(gathered[-1][0]) <= len(kernel) < len(gathered[-1][0]) + BANK
+            gathered[-1].append(kernel) if near else gathered.append([kernel])
+        banks = []
+        for kernels in gathered:
+            widest = max(len(k) for k in kernels)
+            padded = [F.pad(k, (0, 0, 0, 0, widest - len(k), 0)).flatten(0, 1) for k in kernels]
+            banks.append((widest, len(kernels[0]), torch.cat(padded, dim=1).to(dtype)))
+        mix = torch.cat([model.gate.weight, model.highway.weight]).to(dtype)
+        mix_bias = torch.cat([model.gate.bias, model.highway.bias]).to(dtype)
+        return cls(model.embed.weight.to(dtype), banks, model.kernel_bias.to(dtype), mix, mix_bias)
+
+    def mixed(self, pooled: Tensor, known: int) -> Tensor:
+        """`CNNDiscriminator.mixed` of pooled features (..., F), of which those past the first `known` are 0 in every
+        row: they are not multiplied.
+        """
+        seen = pooled[..., :known].contiguous()
+        gate, other = F.linear(seen, self.mix[:, :known], self.mix_bias).chunk(2, dim=-1)
+        gate = torch.sigmoid(gate)
+        return gate * F.relu(other) + (1 - gate) * pooled
+
+
 class LeakedFeatures(nn.Module):
     """A frozen copy of a discriminator as a reader of prefixes. `leak` renews it; a state is valid until then."""
 
     def __init__(self, discriminator: CNNDiscriminator):
         super().__init__()
         self.discriminator = copy.deepcopy(discriminator).requires_grad_(False)
-        self.features = discriminator.features
+        self.features, self.low = discriminator.features, False
         self.widest = max(discriminator.widths)
         self.width_of: Tensor  # (F,)
         width_of = [
             w for w, k in zip(discriminator.widths, discriminator.kernels, strict=True) for _ in range(k.shape[2])
         ]
         self.register_buffer("width_of", torch.tensor(width_of), persistent=False)
-        self._compute = (self.discriminator,)  # in a tuple, so that a copy of low precision is no part of the weights
+        self.arrange()
+        self.register_load_state_dict_post_hook(lambda leaked, _: leaked.arrange())
 
     def leak(self, discriminator: nn.Module, precision: str = "fp32") -> None:
         """Take over the discriminator's weights as they are now; bf16 reads with a rounded copy of them."""
         self.discriminator.load_state_dict(discriminator.state_dict())
-        low = precision == "bf16"
-        self._compute = (copy.deepcopy(self.discriminator).to(torch.bfloat16) if low else self.discriminator,)
+        self.arrange(precision)
+
+    @torch.no_grad()
+    def arrange(self, precision: str | None = None) -> None:
+        """Read with the weights that the copy has now; at the precision so far, if none is named."""
+        self.low = self.low if precision is None else precision == "bf16"
+        self.read = Arranged.of(self.discriminator, torch.bfloat16 if self.low else self.discriminator.out.weight.dtype)
 
     def _apply(self, fn, recurse: bool = True) -> "LeakedFeatures":
         """Moved to another device, it reads there."""
-        low = self._compute[0].embed.weight.dtype == torch.bfloat16
         super()._apply(fn, recurse)
-        self.leak(self.discriminator, "bf16" if low else "fp32")
+        self.arrange()
         return self
 
     @torch.no_grad()
     def start(self, batch: int) -> tuple[Tensor, PrefixState]:
         """F of the empty prefix (B,F), float32, and the state there."""
-        model = self._compute[0]
-        pooled = model.embed.weight.new_zeros(batch, self.features)  # features are ReLUs: 0 is "absent"
+        pooled = self.read.embed.new_zeros(batch, self.features)  # features are ReLUs: 0 is "absent"
         nothing = torch.zeros(batch, self.widest - 1, dtype=torch.long, device=pooled.device)
         position = torch.zeros(batch, dtype=torch.long, device=pooled.device)
-        return model.mixed(pooled).to(self.discriminator.embed.weight.dtype), PrefixState(pooled, nothing, position)
+        feature = self.read.mixed(pooled[:1], 0).to(self.discriminator.embed.weight.dtype)  # every row's
+        return feature.expand(batch, -1), PrefixState(pooled, nothing, position)
 
     @torch.no_grad()
     def extend(self, tokens: Tensor, state: PrefixState) -> tuple[Tensor, PrefixState]:
         """F of the prefix after each of tokens (B,t): (B,t,F), float32, and the state after the last."""
-        model, t = self._compute[0], tokens.shape[1]
+        t = tokens.shape[1]
         ids = torch.cat([state.recent, tokens], dim=1)  # (B,W-1+t)
         read = state.position[:, None] + torch.arange(1, t + 1, device=tokens.device)  # (B,t) tokens in each prefix
-        ending = self._ending(model, model.embed(ids), t, int(read.max()))
+        longest = int(read.max())
+        ending = self._ending(F.embedding(ids, self.read.embed), t, longest)
         if int(read.min()) < self.widest:  # windows that would begin before the sequence
             ending = ending.masked_fill(self.width_of > read[..., None], 0.0)
         pooled = torch.empty_like(ending)
         best = state.pooled
         for i in range(t):
             best = torch.maximum(best, ending[:, i], out=pooled[:, i])
-        features = model.mixed(pooled).to(self.discriminator.embed.weight.dtype)
+        begun = (self.width_of <= longest).nonzero()  # a filter of a wider window has found nothing yet
+        features = self.read.mixed(pooled, int(begun.max()) + 1 if len(begun) else 0)
+        features = features.to(self.discriminator.embed.weight.dtype)
         recent = ids[:, ids.shape[1] - self.widest + 1 :]
         return features, PrefixState(best, recent, read[:, -1])
 
-    def _ending(self, model: CNNDiscriminator, x: Tensor, t: int, read: int) -> Tensor:
+    def _ending(self, x: Tensor, t: int, read: int) -> Tensor:
         """Filters (B,t,F) on the windows that end at each of the last t tokens of x (B,W-1+t,E), of which at most
         `read` are of a sequence: no wider window has begun in one, and what stands in its place means nothing.
         """
         found = [
-            (windows(x[:, self.widest - w :], w) @ kernel.flatten(0, 1)).unflatten(0, (len(x), t))
-            if w <= read
-            else x.new_zeros(len(x), t, kernel.shape[2])
-            for w, kernel in zip(model.widths, model.kernels, strict=True)
+            (windows(x[:, self.widest - w :], w) @ kernel).unflatten(0, (len(x), t))
+            if narrowest <= read
+            else x.new_zeros(len(x), t, kernel.shape[1])
+            for w, narrowest, kernel in self.read.banks
         ]
-        return F.relu(torch.cat(found, dim=-1) + model.kernel_bias)
+        return F.relu(torch.cat(found, dim=-1) + self.read.kernel_bias)
