@@ -173,15 +173,15 @@ def test_a_token_costs_the_same_however_long_the_prefix():
         d = CNNDiscriminator(5, length, embedding=3, widths=[1, 2], filters=[2, 3], dropout=0.0)
         g = HierarchicalGenerator.of(HierarchicalConfig(**SIZES), d, None, 0, 1).eval()
         seen, widths = [], []
-        plain = Arranged.mixed
+        plain = Arranged._mixed
 
-        def mixed(arranged, pooled, known):
+        def mixed(arranged, pooled, found):
             seen.append(pooled.numel() // d.features)  # noqa: B023
-            widths.append(known)  # noqa: B023
-            return plain(arranged, pooled, known)  # noqa: B023
+            widths.append(found)  # noqa: B023
+            return plain(arranged, pooled, found)  # noqa: B023
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Arranged, "mixed", mixed)
+            patch.setattr(Arranged, "_mixed", mixed)
             sample(g, uniform((10, length), rng(1)))
         counts[length] = sum(seen)
         assert widths == [0, 2] + [5] * (length - 2)

@@ -1,13 +1,14 @@
 """Features of prefixes, kept up token by token, against the discriminator itself; and what is made of them."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from test_hierarchical import SIZES, feature, judge, made, written_out
 from worlds import every_sequence, far, gradients, rng
 
-from seqforge import checkpoint
+from seqforge import checkpoint, settings
 from seqforge.likelihood import log_probs, sequence_nll, weighted_nll
 from seqforge.models.discriminators import CNNDiscriminator
 from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator
@@ -15,7 +16,20 @@ from seqforge.models.leaked import LeakedFeatures, PrefixState
 from seqforge.rewards import rollout_q, sample_with_trail
 from seqforge.sampling import Fork, Samples, retrace, sample, uniform
 
-WIDTHS = [([1], [3]), ([1, 6], [2, 3]), ([3], [4]), ([2, 5], [2, 3]), ([4, 1, 2], [1, 2, 3]), ([6], [2])]
+WIDTHS = [
+    ([1], [3]),
+    ([1, 6], [2, 3]),
+    ([1, 3, 2], [2, 1, 3]),
+    ([3], [4]),
+    ([2, 5], [2, 3]),
+    ([4, 1, 2], [1, 2, 3]),
+    ([6], [2]),
+]
+
+
+def feature_of_all(d, ids, t):
+    with torch.no_grad():
+        return d.mixed(d.pooled(ids[:, :t], torch.full((len(ids),), t)))
 
 
 def reader_of(widths, filters, dtype=torch.float64, length=6):
@@ -90,6 +104,29 @@ def test_windows_are_multiplied_once_a_token(monkeypatch):
             assert sum(rows) == 10 * (2 * length - unread)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_at_the_published_width_a_rows_feature_is_the_same_in_any_company(precision):
+    """Rounding included: read whole or token by token, alone or beside rows that stand elsewhere."""
+    if precision == "bf16" and settings.precision("auto", "cpu") != "bf16":
+        pytest.skip("this processor does not compute in bfloat16")
+    d = CNNDiscriminator(50, 20, seed=1).eval()
+    reader = LeakedFeatures(d)
+    reader.leak(d, precision)
+    ids = torch.randint(50, (12, 20), generator=rng(1))
+    _, state = reader.start(12)
+    whole, _ = reader.extend(ids, state)
+    assert float((whole[:, 9] - feature_of_all(d, ids, 10)).abs().max()) < (1e-5 if precision == "fp32" else 0.05)
+    states = []
+    for t in range(19):
+        found, state = reader.extend(ids[:, t : t + 1], state)
+        assert float((found[:, 0] - whole[:, t]).abs().max()) <= 1e-5
+        states.append(state)
+    rows = torch.arange(12)
+    beside = PrefixState.cat([states[4 * n].select(rows[n : n + 1]) for n in range(5)])
+    found, _ = reader.extend(torch.stack([ids[n, 4 * n + 1] for n in range(5)])[:, None], beside)
+    assert float((found[:, 0] - torch.stack([whole[n, 4 * n + 1] for n in range(5)])).abs().max()) <= 1e-5
+
+
 # --- probabilities and losses of the generator that reads them ------------------------------------------------------
 
 
@@ -140,6 +177,12 @@ def test_with_rounded_features_sampling_is_still_teacher_forcing(goals):
     assert 1e-3 < float((g.unroll(drawn.ids).features - rounded).abs().max()) < 0.2
     plain = log_probs(g, drawn.ids, drawn.lengths)
     assert 0 < float((plain - forced).detach().abs().max()) < 0.1
+
+
+def test_a_generator_can_be_pickled():
+    g, _ = made(dtype=torch.float32)
+    ids, lengths = every_sequence()
+    assert torch.equal(log_probs(pickle.loads(pickle.dumps(g)), ids, lengths), log_probs(g, ids, lengths))
 
 
 def test_a_copy_and_a_conversion_keep_their_own_features():

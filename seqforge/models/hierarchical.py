@@ -215,6 +215,7 @@ class HierarchicalGenerator(
         hidden, state, _, _ = self._read(tokens, state)
         return hidden, state
 
+    @torch.no_grad()
     def bind(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
         """`extend_hidden` of at least one token without gradient, valid until the weights change. The projected goal
         psi(g/|g|) comes from the manager's hidden vector, of which g and |g|^2 are a linear and a quadratic form: the
@@ -223,7 +224,8 @@ class HierarchicalGenerator(
         of_one = torch.cat([self.goal.weight, self.goal.bias[:, None]], dim=1)  # (F,H+1): g = of_one [said, 1]
         projection, square = self.psi.weight @ of_one, of_one.double().t() @ of_one.double()
 
-        def read(tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        @torch.no_grad()
+        def extend(tokens: Tensor, state: State) -> tuple[Tensor, State]:
             assert isinstance(state, HierarchicalState)
             features, prefix = self.leaked.extend(tokens, state.prefix)
             said, manager = run_lstm(self.manager, features, state.manager)
@@ -232,7 +234,7 @@ class HierarchicalGenerator(
             projected = F.linear(with_one, projection) / norm.clamp_min(1e-12)[..., None].to(said.dtype)
             return self._follow(tokens, state, projected, manager, prefix)
 
-        return read
+        return extend
 
     def unroll(self, ids: Tensor) -> Unrolled:
         """Teacher forcing on whole sequences (B,T), for the losses of both modules."""

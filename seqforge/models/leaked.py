@@ -8,6 +8,7 @@ Shapes: B rows, t tokens, F features, E the discriminator's embedding, W its wid
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +33,16 @@ class PrefixState:
         return cls(*(torch.cat([getattr(s, name) for s in states]) for name in ("pooled", "recent", "position")))
 
 
-BANK = 5  # widths that are multiplied in one product, those before the widest with zeros in front
+SPAN = 5  # widths w to w+4 are multiplied in one product; more zeros in front of the narrower cost more than calls
 
 
 @dataclass(frozen=True)
 class Arranged:
     """A discriminator's weights as a token at a time is multiplied with them, in few products of few rows each.
 
-    embed (V,E); banks: (w, n, kernel (w*E, filters)) of neighbouring widths, w the widest and n the narrowest of them;
-    mix (2F,F) and mix_bias (2F,): the highway's gate, then its layer.
+    embed (V,E); banks: (widest, narrowest, kernel (widest*E, filters)) of neighbouring widths, zeros in front of the
+    narrower; mix (2F,F) and mix_bias (2F,): the highway's gate, then its layer; found_of: after 0, 1, .. tokens, up to
+    the widest width, how many features may be other than 0.
     """
 
     embed: Tensor
@@ -48,12 +50,13 @@ class Arranged:
     kernel_bias: Tensor
     mix: Tensor
     mix_bias: Tensor
+    found_of: Tensor
 
     @classmethod
     def of(cls, model: CNNDiscriminator, dtype: torch.dtype) -> "Arranged":
         gathered: list[list[Tensor]] = []  # kernels (w,E,n) of each bank
         for kernel in model.kernels:
-            near = gathered and len(gathered[-1][0]) <= len(kernel) < len(gathered[-1][0]) + BANK
+            near = gathered and len(gathered[-1][0]) <= len(kernel) < len(gathered[-1][0]) + SPAN
             gathered[-1].append(kernel) if near else gathered.append([kernel])
         banks = []
         for kernels in gathered:
@@ -62,14 +65,28 @@ class Arranged:
             banks.append((widest, len(kernels[0]), torch.cat(padded, dim=1).to(dtype)))
         mix = torch.cat([model.gate.weight, model.highway.weight]).to(dtype)
         mix_bias = torch.cat([model.gate.bias, model.highway.bias]).to(dtype)
-        return cls(model.embed.weight.to(dtype), banks, model.kernel_bias.to(dtype), mix, mix_bias)
+        ends = list(accumulate(k.shape[2] for k in model.kernels))
+        begun = [[e for w, e in zip(model.widths, ends, strict=True) if w <= n] for n in range(max(model.widths) + 1)]
+        found_of = torch.tensor([max(e, default=0) for e in begun])
+        return cls(model.embed.weight.to(dtype), banks, model.kernel_bias.to(dtype), mix, mix_bias, found_of)
 
-    def mixed(self, pooled: Tensor, known: int) -> Tensor:
-        """`CNNDiscriminator.mixed` of pooled features (..., F), of which those past the first `known` are 0 in every
-        row: they are not multiplied.
+    def mixed(self, pooled: Tensor, read: Tensor) -> Tensor:
+        """`CNNDiscriminator.mixed` of pooled features (B,t,F) of prefixes of `read` (B,t) tokens. What no window is
+        wide enough for yet is 0 and not multiplied, row by row: so that no row's rounding depends on the others.
         """
-        seen = pooled[..., :known].contiguous()
-        gate, other = F.linear(seen, self.mix[:, :known], self.mix_bias).chunk(2, dim=-1)
+        found = self.found_of.to(read.device)[read.clamp_max(len(self.found_of) - 1)]
+        counts = found.unique().tolist()
+        if len(counts) == 1:
+            return self._mixed(pooled, counts[0])
+        out = torch.empty_like(pooled)
+        for count in counts:
+            out[found == count] = self._mixed(pooled[found == count], count)
+        return out
+
+    def _mixed(self, pooled: Tensor, found: int) -> Tensor:
+        """Of rows (..., F) in which all but the first `found` features are 0."""
+        seen = pooled[..., :found].contiguous()
+        gate, other = F.linear(seen, self.mix[:, :found], self.mix_bias).chunk(2, dim=-1)
         gate = torch.sigmoid(gate)
         return gate * F.relu(other) + (1 - gate) * pooled
 
@@ -88,7 +105,7 @@ class LeakedFeatures(nn.Module):
         ]
         self.register_buffer("width_of", torch.tensor(width_of), persistent=False)
         self.arrange()
-        self.register_load_state_dict_post_hook(lambda leaked, _: leaked.arrange())
+        self.register_load_state_dict_post_hook(_arrange_anew)
 
     def leak(self, discriminator: nn.Module, precision: str = "fp32") -> None:
         """Take over the discriminator's weights as they are now; bf16 reads with a rounded copy of them."""
@@ -99,7 +116,8 @@ class LeakedFeatures(nn.Module):
     def arrange(self, precision: str | None = None) -> None:
         """Read with the weights that the copy has now; at the precision so far, if none is named."""
         self.low = self.low if precision is None else precision == "bf16"
-        self.read = Arranged.of(self.discriminator, torch.bfloat16 if self.low else self.discriminator.out.weight.dtype)
+        dtype = torch.bfloat16 if self.low else self.discriminator.out.weight.dtype
+        self.weights = Arranged.of(self.discriminator, dtype)
 
     def _apply(self, fn, recurse: bool = True) -> "LeakedFeatures":
         """Moved to another device, it reads there."""
@@ -109,41 +127,45 @@ class LeakedFeatures(nn.Module):
 
     @torch.no_grad()
     def start(self, batch: int) -> tuple[Tensor, PrefixState]:
-        """F of the empty prefix (B,F), float32, and the state there."""
-        pooled = self.read.embed.new_zeros(batch, self.features)  # features are ReLUs: 0 is "absent"
+        """F of the empty prefix (B,F), of the discriminator's type whatever it is read in, and the state there."""
+        pooled = self.weights.embed.new_zeros(batch, self.features)  # features are ReLUs: 0 is "absent"
         nothing = torch.zeros(batch, self.widest - 1, dtype=torch.long, device=pooled.device)
         position = torch.zeros(batch, dtype=torch.long, device=pooled.device)
-        feature = self.read.mixed(pooled[:1], 0).to(self.discriminator.embed.weight.dtype)  # every row's
-        return feature.expand(batch, -1), PrefixState(pooled, nothing, position)
+        feature = self.weights.mixed(pooled[:1, None], position[:1, None])[:, 0]  # every row's
+        return feature.to(self.discriminator.embed.weight.dtype).expand(batch, -1), PrefixState(
+            pooled, nothing, position
+        )
 
     @torch.no_grad()
     def extend(self, tokens: Tensor, state: PrefixState) -> tuple[Tensor, PrefixState]:
-        """F of the prefix after each of tokens (B,t): (B,t,F), float32, and the state after the last."""
+        """F of the prefix after each of tokens (B,t): (B,t,F), as `start`, and the state after the last."""
         t = tokens.shape[1]
         ids = torch.cat([state.recent, tokens], dim=1)  # (B,W-1+t)
         read = state.position[:, None] + torch.arange(1, t + 1, device=tokens.device)  # (B,t) tokens in each prefix
-        longest = int(read.max())
-        ending = self._ending(F.embedding(ids, self.read.embed), t, longest)
+        ending = self._ending(F.embedding(ids, self.weights.embed), t, int(read.max()))
         if int(read.min()) < self.widest:  # windows that would begin before the sequence
             ending = ending.masked_fill(self.width_of > read[..., None], 0.0)
         pooled = torch.empty_like(ending)
         best = state.pooled
         for i in range(t):
             best = torch.maximum(best, ending[:, i], out=pooled[:, i])
-        begun = (self.width_of <= longest).nonzero()  # a filter of a wider window has found nothing yet
-        features = self.read.mixed(pooled, int(begun.max()) + 1 if len(begun) else 0)
-        features = features.to(self.discriminator.embed.weight.dtype)
+        features = self.weights.mixed(pooled, read).to(self.discriminator.embed.weight.dtype)
         recent = ids[:, ids.shape[1] - self.widest + 1 :]
         return features, PrefixState(best, recent, read[:, -1])
 
-    def _ending(self, x: Tensor, t: int, read: int) -> Tensor:
+    def _ending(self, x: Tensor, t: int, longest: int) -> Tensor:
         """Filters (B,t,F) on the windows that end at each of the last t tokens of x (B,W-1+t,E), of which at most
-        `read` are of a sequence: no wider window has begun in one, and what stands in its place means nothing.
+        `longest` are of a sequence: no wider window has begun in one, and what stands in its place means nothing.
         """
         found = [
             (windows(x[:, self.widest - w :], w) @ kernel).unflatten(0, (len(x), t))
-            if narrowest <= read
+            if narrowest <= longest
             else x.new_zeros(len(x), t, kernel.shape[1])
-            for w, narrowest, kernel in self.read.banks
+            for w, narrowest, kernel in self.weights.banks
         ]
-        return F.relu(torch.cat(found, dim=-1) + self.read.kernel_bias)
+        return F.relu(torch.cat(found, dim=-1) + self.weights.kernel_bias)
+
+
+def _arrange_anew(leaked: LeakedFeatures, _: object) -> None:
+    """Of weights that were loaded. A function of the module, so that a generator can be pickled."""
+    leaked.arrange()
