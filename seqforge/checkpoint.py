@@ -225,7 +225,9 @@ def load_training(folder: Path) -> dict:
 
 
 def load_model(folder: Path, model: nn.Module) -> None:
-    """Load weights into `model`. Raises ValueError naming the first tensor of another shape."""
+    """Load weights into `model`. Raises ValueError naming the first tensor of another shape, or what else of the
+    config.json beside them the model is not: weights of the same shape may be read in another way.
+    """
     found = load_file(folder / "model.safetensors")
     own = model.state_dict()
     for name in sorted(own.keys() | found.keys()):
@@ -235,4 +237,19 @@ def load_model(folder: Path, model: nn.Module) -> None:
                 f"{folder}: checkpoint of another shape: {name} is {there} there, but {here} by this configuration; "
                 "use the sizes in the config.json beside it"
             )
+    sizes = getattr(model, "_hub_mixin_config", None) or {}
+    here = _identity(json.loads(json.dumps(sizes)))
+    there = _identity(json.loads((folder / "config.json").read_text()))
+    for name in sorted(here.keys() & there.keys()):
+        if here[name] != there[name]:
+            raise ValueError(
+                f"{folder}: checkpoint of another model: {name} is {there[name]} there, but {here[name]} by this "
+                "configuration; use what the config.json beside it says"
+            )
     model.load_state_dict(found)
+
+
+def _identity(sizes: dict) -> dict:
+    """What of a model's arguments decides what its weights mean: not how it starts or is trained."""
+    kept = {k: v for k, v in sizes.items() if k not in ("seed", "init_std", "architectures") and "dropout" not in k}
+    return {k: _identity(v) if isinstance(v, dict) else v for k, v in kept.items()}

@@ -86,18 +86,32 @@ def test_windows_wider_than_the_sequences_are_dropped_by_name(tmp_path, capsys):
     assert "no windows of [9] tokens, as sequences have 6" in capsys.readouterr().err
 
 
-def test_a_run_whose_sizes_were_edited_says_so(run, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ("  goal: 4", "  goal: 5", "checkpoint of another shape"),
+        ("  step: 2", "  step: 3", "checkpoint of another model: step is 2 there, but 3 by this configuration; use"),
+        ("  goals: window", "  goals: block", "another model: goals is window there, but block by this configuration"),
+    ],
+)
+def test_a_run_whose_sizes_were_edited_says_so(was, now, told, run, tmp_path, capsys):
     folder = tmp_path / "edited"
     shutil.copytree(run, folder)
     config = (folder / "config.yaml").read_text()
-    assert "  goal: 4\n" in config
-    (folder / "config.yaml").write_text(config.replace("  goal: 4\n", "  goal: 5\n").replace("rounds: 4", "rounds: 6"))
+    assert f"{was}\n" in config
+    (folder / "config.yaml").write_text(config.replace(f"{was}\n", f"{now}\n").replace("rounds: 4", "rounds: 6"))
     log = (folder / "log.jsonl").read_text().splitlines()
     (folder / "log.jsonl").write_text("\n".join(line for line in log if '"kind": "end"' not in line) + "\n")
     kept = {p: p.read_bytes() for p in folder.rglob("*.safetensors")}
     assert main(["resume", str(folder)]) == 2
-    assert "checkpoint of another shape" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
     assert all(p.read_bytes() == data for p, data in kept.items())
+
+
+def test_a_pre_training_with_other_goals_is_not_taken_over(run, tmp_path, capsys):
+    given = ["--from", str(run), "--generator.goals", "block", "--out", str(tmp_path / "run")]
+    assert main([*TINY, *given]) == 2
+    assert "checkpoint of another model: goals is window there, but block" in capsys.readouterr().err
 
 
 # --- what the runs did ----------------------------------------------------------------------------------------------
@@ -183,6 +197,13 @@ def test_interleaved_likelihood_comes_as_often_as_asked(every, calls, run, tmp_p
     given = ["--from", str(run), "--mle_every", every, "--mle_steps", "3", "--out", str(tmp_path / "run")]
     assert main([*TINY, *given]) == 0
     assert seen == [32] * 3 * calls
+
+
+@pytest.mark.parametrize(("given", "lr"), [([], 0.01), (["--mle_lr", "0.0007"], 0.0007)])
+def test_interleaved_steps_have_the_size_asked_for(given, lr, run, tmp_path):
+    assert main([*TINY, "--from", str(run), *given, "--out", str(tmp_path / "run")]) == 0
+    kept = checkpoint.load_training(checkpoint.newest(tmp_path / "run" / "checkpoints", tag="final"))["kept"]
+    assert {kept[f"interleaved.{module}"]["param_groups"][0]["lr"] for module in ("manager", "worker")} == {lr}
 
 
 @pytest.mark.parametrize("patience", ["0", "9"])

@@ -62,6 +62,8 @@ class LeakGANConfig:
         clip: largest gradient norm of each module (LeakGAN: 5)
         mle_every: adversarial rounds between two spells of likelihood; 0: none (LeakGAN: 15)
         mle_steps: steps of such a spell; 0: a whole epoch (LeakGAN: an epoch; a twentieth on captions)
+        mle_lr: Adam's step size of those; 0: mle.lr, which may undo a pre-training that ended on smaller steps
+            (LeakGAN: as pre-training)
         d_steps: fresh sets of fakes a round (LeakGAN: 5)
         d_epochs: passes over each set (LeakGAN: 3)
         d_samples: most real and fake sequences in a set; 0: as many as the training set has (LeakGAN: 9,984)
@@ -90,6 +92,7 @@ class LeakGANConfig:
     clip: float = 5.0
     mle_every: int = 15
     mle_steps: int = 0
+    mle_lr: float = 0.0
     d_steps: int = 1
     d_epochs: int = 1
     d_samples: int = 2048
@@ -102,6 +105,7 @@ class LeakGANConfig:
         counts |= {"mle_steps": 0, "d_steps": 0, "d_epochs": 1, "d_samples": 0, "d_batch": 2}
         ranges.check(self, **ranges.at_least(counts), delta="above 0", temperature="above 0", d_temperature="above 0")
         ranges.check(self, lr="above 0", clip="above 0", d_lr="above 0", extrinsic="0 or more", d_l2="0 or more")
+        ranges.check(self, mle_lr="0 or more")
         mle.without(self.mle, "leakgan", "label_smoothing", "average")
 
 
@@ -157,7 +161,7 @@ def train(config: LeakGANConfig, corpus: Corpus, run: Run) -> HierarchicalGenera
         run.checkpoint(tag="pre-trained")
 
     players = Modules(generator, config.lr).keep(run, "adversarial")
-    real = Modules(generator, config.mle.lr, config.mle.weight_decay).keep(run, "interleaved")
+    real = Modules(generator, config.mle_lr or config.mle.lr, config.mle.weight_decay).keep(run, "interleaved")
     score, order = discriminate.Score(discriminator, run.precision), run.rng("teacher_forcing")
     generator.eval()
     for round_ in run.loop("adversarial", config.rounds):
