@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from seqforge import calibration, checkpoint, portrait, scoring, tunes
+from seqforge import calibration, checkpoint, frontier, portrait, scoring, tunes
 from seqforge import judge as fresh
 from seqforge import verdict as verdicts
 from seqforge.data import tokens
@@ -36,6 +36,7 @@ from seqforge.sampling import Samples, mask_of
 from seqforge.scoring import known_metrics
 from seqforge.worlds import World
 
+COLDER = 4  # temperatures, each .8 of the one before
 SEED = 20170204  # of the evaluation's samples: one for all runs, so that their noise is shared
 
 
@@ -45,7 +46,8 @@ class EvaluateConfig:
 
     Args:
         samples: sequences drawn at each temperature (SeqGAN: 9,984)
-        temperatures: divisors of the logits; 1 is the model as trained, below 1 sharper
+        temperatures: divisors of the logits; 1 is the model as trained, below 1 sharper. What the last generator is
+            held to is scored at up to four colder ones as well, until it is as little diverse as that one is
         seed: seed of the samples
         metrics: of text, at temperature 1 (fed: at all), besides the likelihoods: [quick], [all], or names as of
             `seqforge score`
@@ -229,11 +231,11 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
     final = find_checkpoint(run)
     before = {"pre-trained": "pre-trained", verdicts.COUNTERPART: "counterpart"}
     found_before = [(name, checkpoint.newest(run / "checkpoints", tag=tag)) for name, tag in before.items()]
-    judge = None
+    judge, models = None, {}
     for name, folder in [*found_before, ("final", final)]:
         if folder is None:
             continue
-        generator = load_generator(folder, precision).to(corpus.train.ids.device)
+        models[name] = generator = load_generator(folder, precision).to(corpus.train.ids.device)
         if name == "final" and "final" not in checkpoint.tags_of(folder):
             name = "newest"  # the run has not ended
         found = sweep(generator, corpus, config, draws.setdefault(name, {}), kept.setdefault(name, {}))
@@ -246,8 +248,12 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
         if judge is not None and judge["pairs"] and _judge_has_learned(folder, facts):
             rows[-1]["scores"] += [s for s in judge["scores"] if s["name"] == "d_accuracy"]
         for other, model in mle_of(folder, generator, precision).items() if name == "pre-trained" else ():
-            found = sweep(model.to(corpus.train.ids.device), corpus, config, draws.setdefault(other, {}))
+            models[other] = model.to(corpus.train.ids.device)
+            found = sweep(models[other], corpus, config, draws.setdefault(other, {}))
             rows.append({"name": other, "checkpoint": folder.name, "scores": [s.as_dict() for s in found]})
+    held = verdicts.rival(rows)
+    if rows[-1]["step"] != rows[0]["step"]:
+        colder(held["scores"], models[held["name"]], rows[-1]["scores"], corpus, config, draws[held["name"]])
     (told, judged), fair = verdict(rows, stage, draws, controls_of(facts)), True
     if told and (more := unfair(verdicts.rival(rows)["name"], rows[0], run, facts)):
         told, judged, fair = verdicts.withheld(rows, more), [], False
@@ -262,6 +268,26 @@ def evaluate(run: Path, corpus: Corpus, config: EvaluateConfig) -> dict[str, Any
     _write(run / portrait.DISTRIBUTIONS, portrait.distributions(kept, corpus, config.seed))
     _write(run / portrait.NEAREST, portrait.beside_training(kept, corpus, config.seed))
     return result
+
+
+def colder(
+    scores: list[dict], model: Loadable, mine: list[dict], corpus: Corpus, config: EvaluateConfig, draws: points.Draws
+) -> None:
+    """Add to the scores of what a run is held to those of colder temperatures, until it is as little diverse as the run
+    is as it is, COLDER at most: a run that has sharpened or collapsed could be held to nothing else.
+    """
+    axes = next(
+        (a for a in frontier.AXES.values() if frontier.points_of(mine, a) and frontier.points_of(scores, a)), None
+    )
+    as_it_is = frontier.points_of(mine, axes).get(1.0) if axes else None
+    if axes is None or as_it_is is None:
+        return
+    for _ in range(COLDER):
+        theirs = frontier.points_of(scores, axes)
+        if max(x for x, *_ in theirs.values()) >= as_it_is[0]:
+            return
+        below = replace(config, temperatures=[round(0.8 * min(theirs), 3)])
+        scores += [s.as_dict() for s in sweep(model, corpus, below, draws)]
 
 
 def mle_of(folder: Path, generator: Loadable, precision: str) -> dict[str, Loadable]:

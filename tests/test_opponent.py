@@ -137,7 +137,7 @@ def test_it_is_never_the_worse_by_validation(tmp_path):
     argv = [*TINY, *SHORT, "--counterpart.lr", "5.0", "--out", str(tmp_path / "run")]
     assert main(argv) == 0
     before, twin, _ = scores(tmp_path / "run")["generators"]
-    assert twin["scores"] == before["scores"]
+    assert twin["scores"][: len(before["scores"])] == before["scores"]  # then those of colder temperatures
 
 
 def test_a_run_that_ended_at_its_pre_training_hands_it_on(runs, tmp_path):
@@ -148,3 +148,23 @@ def test_a_run_that_ended_at_its_pre_training_hands_it_on(runs, tmp_path):
         g for n in (runs / "short", tmp_path / "run") for g in scores(n)["generators"] if "counterpart" in g["name"]
     ]
     assert twins[0]["scores"] == twins[1]["scores"]
+
+
+def test_what_has_sharpened_is_held_to_colder_temperatures(tmp_path):
+    """At the one temperature asked for they share no diversity; the opponent's scores at colder ones are its own."""
+    given = ["--mle.epochs", "12", "--mle.lr", "0.1", "--mle.patience", "1", "--reward", "constant", "--lr", "0.1"]
+    given += ["--baseline", "none", "--evaluate.temperatures", "[1.0]"]
+    assert main([*TINY, *given, "--out", str(tmp_path / "run")]) == 0
+    before, final = scores(tmp_path / "run")["generators"]
+    assert {s["temperature"] for s in final["scores"]} == {1.0}
+    by = {s["temperature"]: s["value"] for s in before["scores"] if s["name"] == "nll_test"}
+    ladder = sorted(by, reverse=True)
+    assert ladder == [1.0, 0.8, 0.64, 0.512, 0.41][: len(ladder)]
+    assert len(ladder) > 1
+    assert by[ladder[-1]] >= nll_test(final) or len(ladder) == 5
+    assert all(by[t] < nll_test(final) for t in ladder[:-1])
+    argv = ["evaluate", str(tmp_path / "run"), "--temperatures", str(ladder)]
+    assert main(argv) == 0
+    again = scores(tmp_path / "run")["generators"][0]["scores"]
+    assert {s["temperature"]: s["value"] for s in again if s["name"] == "nll_test"} == by
+    assert "No verdict: there is no" not in scores(tmp_path / "run")["verdict"]
