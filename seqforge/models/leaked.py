@@ -67,14 +67,14 @@ class Arranged:
         mix_bias = torch.cat([model.gate.bias, model.highway.bias]).to(dtype)
         ends = list(accumulate(k.shape[2] for k in model.kernels))
         begun = [[e for w, e in zip(model.widths, ends, strict=True) if w <= n] for n in range(max(model.widths) + 1)]
-        found_of = torch.tensor([max(e, default=0) for e in begun])
+        found_of = torch.tensor([max(e, default=0) for e in begun], device=mix.device)
         return cls(model.embed.weight.to(dtype), banks, model.kernel_bias.to(dtype), mix, mix_bias, found_of)
 
     def mixed(self, pooled: Tensor, read: Tensor) -> Tensor:
         """`CNNDiscriminator.mixed` of pooled features (B,t,F) of prefixes of `read` (B,t) tokens. What no window is
         wide enough for yet is 0 and not multiplied, row by row: so that no row's rounding depends on the others.
         """
-        found = self.found_of.to(read.device)[read.clamp_max(len(self.found_of) - 1)]
+        found = self.found_of[read.clamp_max(len(self.found_of) - 1)]
         counts = found.unique().tolist()
         if len(counts) == 1:
             return self._mixed(pooled, counts[0])
@@ -132,9 +132,8 @@ class LeakedFeatures(nn.Module):
         nothing = torch.zeros(batch, self.widest - 1, dtype=torch.long, device=pooled.device)
         position = torch.zeros(batch, dtype=torch.long, device=pooled.device)
         feature = self.weights.mixed(pooled[:1, None], position[:1, None])[:, 0]  # every row's
-        return feature.to(self.discriminator.embed.weight.dtype).expand(batch, -1), PrefixState(
-            pooled, nothing, position
-        )
+        feature = feature.to(self.discriminator.embed.weight.dtype).expand(batch, -1)
+        return feature, PrefixState(pooled, nothing, position)
 
     @torch.no_grad()
     def extend(self, tokens: Tensor, state: PrefixState) -> tuple[Tensor, PrefixState]:
