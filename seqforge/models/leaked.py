@@ -70,14 +70,16 @@ class Arranged:
         found_of = torch.tensor([max(e, default=0) for e in begun], device=mix.device)
         return cls(model.embed.weight.to(dtype), banks, model.kernel_bias.to(dtype), mix, mix_bias, found_of)
 
-    def mixed(self, pooled: Tensor, read: Tensor) -> Tensor:
-        """`CNNDiscriminator.mixed` of pooled features (B,t,F) of prefixes of `read` (B,t) tokens. What no window is
-        wide enough for yet is 0 and not multiplied, row by row: so that no row's rounding depends on the others.
+    def mixed(self, pooled: Tensor, read: Tensor, least: int, most: int) -> Tensor:
+        """`CNNDiscriminator.mixed` of pooled features (B,t,F) of prefixes of `read` (B,t) tokens, `least` to `most`.
+        What no window is wide enough for yet is 0 and not multiplied, row by row: so that no row's rounding depends on
+        the others.
         """
-        found = self.found_of[read.clamp_max(len(self.found_of) - 1)]
+        last = len(self.found_of) - 1
+        if least == most or least >= last:
+            return self._mixed(pooled, int(self.found_of[min(least, last)]))
+        found = self.found_of[read.clamp_max(last)]
         counts = found.unique().tolist()
-        if len(counts) == 1:
-            return self._mixed(pooled, counts[0])
         out = torch.empty_like(pooled)
         for count in counts:
             out[found == count] = self._mixed(pooled[found == count], count)
@@ -87,8 +89,7 @@ class Arranged:
         """Of rows (..., F) in which all but the first `found` features are 0."""
         seen = pooled[..., :found].contiguous()
         gate, other = F.linear(seen, self.mix[:, :found], self.mix_bias).chunk(2, dim=-1)
-        gate = torch.sigmoid(gate)
-        return gate * F.relu(other) + (1 - gate) * pooled
+        return torch.lerp(pooled, F.relu(other), torch.sigmoid(gate))
 
 
 class LeakedFeatures(nn.Module):
@@ -131,7 +132,7 @@ class LeakedFeatures(nn.Module):
         pooled = self.weights.embed.new_zeros(batch, self.features)  # features are ReLUs: 0 is "absent"
         nothing = torch.zeros(batch, self.widest - 1, dtype=torch.long, device=pooled.device)
         position = torch.zeros(batch, dtype=torch.long, device=pooled.device)
-        feature = self.weights.mixed(pooled[:1, None], position[:1, None])[:, 0]  # every row's
+        feature = self.weights.mixed(pooled[:1, None], position[:1, None], 0, 0)[:, 0]  # every row's
         feature = feature.to(self.discriminator.embed.weight.dtype).expand(batch, -1)
         return feature, PrefixState(pooled, nothing, position)
 
@@ -141,14 +142,15 @@ class LeakedFeatures(nn.Module):
         t = tokens.shape[1]
         ids = torch.cat([state.recent, tokens], dim=1)  # (B,W-1+t)
         read = state.position[:, None] + torch.arange(1, t + 1, device=tokens.device)  # (B,t) tokens in each prefix
-        ending = self._ending(F.embedding(ids, self.weights.embed), t, int(read.max()))
-        if int(read.min()) < self.widest:  # windows that would begin before the sequence
+        least, most = int(read.min()), int(read.max())
+        ending = self._ending(F.embedding(ids, self.weights.embed), t, most)
+        if least < self.widest:  # windows that would begin before the sequence
             ending = ending.masked_fill(self.width_of > read[..., None], 0.0)
         pooled = torch.empty_like(ending)
         best = state.pooled
         for i in range(t):
             best = torch.maximum(best, ending[:, i], out=pooled[:, i])
-        features = self.weights.mixed(pooled, read).to(self.discriminator.embed.weight.dtype)
+        features = self.weights.mixed(pooled, read, least, most).to(self.discriminator.embed.weight.dtype)
         recent = ids[:, ids.shape[1] - self.widest + 1 :]
         return features, PrefixState(best, recent, read[:, -1])
 
