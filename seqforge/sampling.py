@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from seqforge.models.generator import (
     CORE_FLOATS,
+    LOG2_E,
     Context,
     Generator,
     HeadedGenerator,
@@ -23,8 +24,9 @@ from seqforge.models.generator import (
     head_logits,
     reader,
     threads_of,
-    unscaled_softmax,
 )
+
+FULL = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,11 @@ def draw(p: Tensor, u: Tensor) -> Tensor:
     torch.multinomial some twenty times slower. p need not be normalised. Running sums are in double precision, so that
     a token of probability 0 is never drawn.
     """
-    return _draw_and_total(p, u)[0]
+    return _draw(p, u, *_sums(p))
 
 
-def _draw_and_total(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """`draw`, and the sums of p (B,) in double precision."""
+def _sums(p: Tensor) -> tuple[Tensor, Tensor]:
+    """Of p (B,V): sums of its blocks (B,K), and their running sums in double precision, the last that of a row."""
     v, width = p.shape[1], _block_width(p.shape[1])
     main = v // width * width
     if p.stride(0) == 1:  # of a head without bias: summed as it lies in memory, in an eighth of the time
@@ -130,17 +132,20 @@ def _draw_and_total(p: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         blocks = p[:, :main].unflatten(1, (-1, width)).sum(-1)
     if main < v:
         blocks = torch.cat([blocks, p[:, main:].sum(-1, keepdim=True)], dim=1)
-    running = blocks.cumsum(1, dtype=torch.float64)  # (B, V/width)
+    return blocks, blocks.cumsum(1, dtype=torch.float64)
+
+
+def _draw(p: Tensor, u: Tensor, blocks: Tensor, running: Tensor) -> Tensor:
+    """`draw` of p (B,V) whose sums are known."""
+    v, width = p.shape[1], _block_width(p.shape[1])
     target = u[:, None] * running[:, -1:]  # below the last sum, as u < 1
     block = torch.searchsorted(running, target, right=True)  # (B,1)
     offset = target - (running.gather(1, block) - blocks.gather(1, block))
     at = block * width + torch.arange(width, device=p.device)
-    inside = p.gather(1, at.clamp_max(v - 1))
-    if main < v:
-        inside = inside.masked_fill(at >= v, 0.0)
+    inside = p.gather(1, at.clamp_max(v - 1)).masked_fill(at >= v, 0.0) if v % width else p.gather(1, at)
     inner = inside.cumsum(1, dtype=torch.float64)  # (B,width)
     offset = torch.minimum(offset.clamp_min(0.0), inner[:, -1:] * (1 - 1e-12))  # the block's sum was rounded
-    return (block * width + torch.searchsorted(inner, offset, right=True)).squeeze(1), running[:, -1]
+    return (block * width + torch.searchsorted(inner, offset, right=True)).squeeze(1)
 
 
 @functools.cache
@@ -228,7 +233,9 @@ def _draw_next(
     """
     width = head.out_features if head is not None else output.shape[1]
     rows = cache_rows(width, output.device)
-    logits_of = output.__getitem__ if head is None else head_logits(head, output, rows)
+    # on a CPU a plain draw takes powers of 2, up to one factor a row: as `unscaled_softmax`, but summed only once
+    bits = head is not None and filter == PLAIN and output.device.type == "cpu" and output.dtype in FULL
+    logits_of = output.__getitem__ if head is None else head_logits(head, output, rows, LOG2_E if bits else 1.0)
     tokens, chosen = [], []
     for lo in range(0, len(output), rows):
         part = slice(lo, lo + rows)
@@ -240,13 +247,16 @@ def _draw_next(
             tokens.append(logits.argmax(1))
             chosen.append(logits.new_ones(len(logits)))
             continue
-        if filter == PLAIN and head is not None:
-            p, _ = unscaled_softmax(logits, lambda part=part: logits_of(part))
-        else:
-            p = filter.probabilities(logits)
-        token, total = _draw_and_total(p, u[part])
+        p = logits.exp2_() if bits else filter.probabilities(logits)
+        blocks, running = _sums(p)
+        if bits:
+            least, most = running[:, -1].aminmax()
+            if not (least > 1e-30 and most < 1e30):  # of NaN, too
+                p = torch.softmax(logits_of(part) / LOG2_E, dim=-1)
+                blocks, running = _sums(p)
+        token = _draw(p, u[part], blocks, running)
         tokens.append(token)
-        chosen.append(p.gather(1, token[:, None]).squeeze(1) / total.to(p.dtype))
+        chosen.append(p.gather(1, token[:, None]).squeeze(1) / running[:, -1].to(p.dtype))
     one = len(tokens) == 1
     return tokens[0] if one else torch.cat(tokens), (chosen[0] if one else torch.cat(chosen)).log().float()
 

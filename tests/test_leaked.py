@@ -87,14 +87,14 @@ def test_windows_are_multiplied_once_a_token(monkeypatch):
     from seqforge.models import leaked
 
     reader, _ = reader_of([1, 3, 7, 8], [2, 3, 2, 2], length=12)
-    plain, rows = leaked.windows, []
+    plain, rows = leaked._ending, []
 
-    def windows(x, w):
-        out = plain(x, w)
+    def ending(x, w, t):
+        out = plain(x, w, t)
         rows.append(len(out))
         return out
 
-    monkeypatch.setattr(leaked, "windows", windows)
+    monkeypatch.setattr(leaked, "_ending", ending)
     for length in (9, 12):
         for each, unread in ((1, 6), (3, 6), (length, 0)):
             rows.clear()

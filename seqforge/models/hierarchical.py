@@ -218,20 +218,22 @@ class HierarchicalGenerator(
     @torch.no_grad()
     def bind(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
         """`extend_hidden` of at least one token without gradient, valid until the weights change. The projected goal
-        psi(g/|g|) comes from the manager's hidden vector, of which g and |g|^2 are a linear and a quadratic form: the
-        goal itself, as wide as the features, is not made.
+        psi(g/|g|) comes from the manager's hidden vector, of which g is a linear map: with its QR decomposition, |g| is
+        the length of R times that vector, and the goal itself, as wide as the features, is not made.
         """
         of_one = torch.cat([self.goal.weight, self.goal.bias[:, None]], dim=1)  # (F,H+1): g = of_one [said, 1]
-        projection, square = self.psi.weight @ of_one, of_one.double().t() @ of_one.double()
+        r = torch.linalg.qr(of_one.double(), mode="r").R.to(of_one.dtype)
+        both = torch.cat([self.psi.weight @ of_one, r])
+        goal_size = len(self.psi.weight)
 
         @torch.no_grad()
         def extend(tokens: Tensor, state: State) -> tuple[Tensor, State]:
             assert isinstance(state, HierarchicalState)
             features, prefix = self.leaked.extend(tokens, state.prefix)
             said, manager = run_lstm(self.manager, features, state.manager)
-            with_one = F.pad(said, (0, 1), value=1.0)
-            norm = torch.linalg.vecdot(with_one.double() @ square, with_one.double()).clamp_min(0.0).sqrt()
-            projected = F.linear(with_one, projection) / norm.clamp_min(1e-12)[..., None].to(said.dtype)
+            found = F.linear(said, both[:, :-1], both[:, -1])
+            length = torch.linalg.vector_norm(found[..., goal_size:], dim=-1, keepdim=True)
+            projected = found[..., :goal_size] / length.clamp_min(1e-12)
             return self._follow(tokens, state, projected, manager, prefix)
 
         return extend
