@@ -51,8 +51,10 @@ def train_on_fresh(
     phase: str,
     sets: int,
     filter: Filter = PLAIN,
+    oracle: Generator | None = None,
 ) -> None:
-    """`sets` times: fresh fakes, drawn through `filter`, then d_epochs passes over them and as many real sequences.
+    """`sets` times: fresh fakes, drawn through `filter`, then d_epochs passes over them and as many real sequences: of
+    the training set, or fresh ones of an `oracle`.
 
     Logs the means of the last pass, and the accuracy on validation sequences and unseen fakes.
     """
@@ -63,6 +65,9 @@ def train_on_fresh(
         asked = _drawn_sources(corpus.train, count, run)
         noise = uniform((count, corpus.max_length), run.rng("fakes"), run.device)
         drawn = sample(generator, noise, filter, context=asked)
+        if oracle is not None:
+            new = sample(oracle, uniform((count, corpus.max_length), run.rng("d_real"), run.device))
+            real = batch_of(Split(new.ids, new.lengths))
         for _ in range(config.d_epochs):
             stats = epoch(
                 discriminator,

@@ -27,6 +27,7 @@ from seqforge.models.generator import (
 )
 
 FULL = (torch.float32, torch.float64)
+OPENING = 2  # tokens that may have a temperature of their own: as many as LeakGAN's code has
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Fork:
 class Filter:
     """How logits become the distribution that is drawn from: banned tokens go first, then temperature, top-k, top-p.
 
-    banned: ids that are never drawn; min_length: tokens, end token included, before which a sequence does not end.
+    banned: ids that are never drawn; min_length: tokens, end token included, before which a sequence does not end;
+    opening: temperature of a sequence's first OPENING tokens, in place of the other.
     """
 
     temperature: float = 1.0
@@ -74,17 +76,19 @@ class Filter:
     top_p: float | None = None
     banned: tuple[int, ...] = ()
     min_length: int = 0
+    opening: float | None = None
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}, but must be above 0 (1 samples the model as it is)")
+        for name, value in (("temperature", self.temperature), ("opening", self.opening)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}, but must be above 0 (1 samples the model as it is)")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}, but must be at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, but must lie in (0, 1]")
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(B,V) logits -> (B,V) probabilities, float32."""
+        """(B,V) logits -> (B,V) probabilities, float32, past the opening."""
         if self.banned:
             logits = logits.index_fill(1, torch.tensor(self.banned, device=logits.device), -torch.inf)
         if self.temperature != 1.0:
@@ -206,7 +210,10 @@ def complete(
     while True:
         end = generator.eos_id if filter.min_length > 1 else None
         early = position + 1 < filter.min_length if end is not None else None
-        token, token_logp = _draw_next(head, output, noise[alive, position], filter, end, early)
+        cooled = None
+        if filter.opening is not None:
+            cooled = torch.where(position < OPENING, filter.temperature / filter.opening, 1.0)
+        token, token_logp = _draw_next(head, output, noise[alive, position], filter, end, early, cooled)
         ids[alive, position] = token
         logp[alive, position] = token_logp
         position = position + 1
@@ -226,10 +233,16 @@ def complete(
 
 
 def _draw_next(
-    head: nn.Linear | None, output: Tensor, u: Tensor, filter: Filter, end: int | None, early: Tensor | None
+    head: nn.Linear | None,
+    output: Tensor,
+    u: Tensor,
+    filter: Filter,
+    end: int | None = None,
+    early: Tensor | None = None,
+    cooled: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The next token and its log-probability (B,) each, from hidden vectors or logits (B,K) and noise (B,). Rows that
-    are `early` (B,) do not draw the token `end`.
+    are `early` (B,) do not draw the token `end`; `cooled` (B,): by how much the logits of each are multiplied first.
     """
     width = head.out_features if head is not None else output.shape[1]
     rows = cache_rows(width, output.device)
@@ -243,6 +256,8 @@ def _draw_next(
         if end is not None and early is not None:
             logits = logits.clone()
             logits[:, end] = logits[:, end].masked_fill(early[part], -torch.inf)
+        if cooled is not None:
+            logits = logits * cooled[part, None]
         if filter == GREEDY:  # nothing is drawn
             tokens.append(logits.argmax(1))
             chosen.append(logits.new_ones(len(logits)))
@@ -327,7 +342,7 @@ def sample_mean(generators: Sequence[Generator], noise: Tensor) -> tuple[Tensor,
         token = torch.empty_like(alive)
         for n, (head, fork) in enumerate(zip(heads, forks, strict=True)):
             if len(at := (turn == n).nonzero().squeeze(1)):
-                token[at] = _draw_next(head, fork.output[at], own[at], PLAIN, None, None)[0]
+                token[at] = _draw_next(head, fork.output[at], own[at], PLAIN)[0]
         ids[alive, t] = token
         keep = torch.arange(len(alive), device=noise.device)
         if eos_id is not None:
@@ -360,7 +375,7 @@ def read_own(generator: Generator, ids: Tensor, own: Tensor, noise: Tensor) -> T
     output, state = fork.output, fork.state
     for t in range(ids.shape[1] - 1):
         if bool(own[:, t].any()):
-            drawn, _ = _draw_next(head, output, noise[:, t], filter, None, None)
+            drawn, _ = _draw_next(head, output, noise[:, t], filter)
             read[:, t] = torch.where(own[:, t], drawn, ids[:, t])
         outputs, state = extend(read[:, t : t + 1], state)
         output = outputs[:, -1]

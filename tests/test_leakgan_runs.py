@@ -11,7 +11,9 @@ from seqforge import checkpoint, discriminate, loading, rewards
 from seqforge.cli import main
 from seqforge.likelihood import log_probs
 from seqforge.methods import leakgan
+from seqforge.metrics import nll
 from seqforge.run import Run
+from seqforge.sampling import Filter
 
 TINY = ["train", "leakgan", "--recipe", "leakgan-tiny", "--precision", "fp32"]
 
@@ -69,6 +71,11 @@ def test_a_control_takes_over_the_pre_training(run, tmp_path):
         (["--delta", "0"], "delta is 0"),
         (["--d_every", "0"], "d_every is 0"),
         (["--generator.goals", "all"], "goals"),
+        (["--opening", "-1"], "opening is -1"),
+        (
+            ["--data", "demo", "--data.overlong", "skip", "--d_fresh", "true"],
+            "d_fresh draws real sequences from an oracle, but",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(given, told, tmp_path, capsys):
@@ -206,6 +213,57 @@ def test_interleaved_steps_have_the_size_asked_for(given, lr, run, tmp_path):
     assert {kept[f"interleaved.{module}"]["param_groups"][0]["lr"] for module in ("manager", "worker")} == {lr}
 
 
+@pytest.mark.parametrize("fresh", ["false", "true"])
+def test_real_sequences_of_the_discriminator_are_the_training_set_or_fresh_ones(fresh, tmp_path, monkeypatch):
+    plain, seen, corpora = discriminate.epoch, [], []
+
+    def epoch(discriminator, optimizer, real, *rest):
+        seen.append(real[0].clone())
+        return plain(discriminator, optimizer, real, *rest)
+
+    def fresh_ones(discriminator, optimizer, generator, corpus, *rest, **more):
+        corpora.append(corpus)
+        return trained(discriminator, optimizer, generator, corpus, *rest, **more)
+
+    trained = discriminate.train_on_fresh
+    monkeypatch.setattr(discriminate, "epoch", epoch)
+    monkeypatch.setattr(discriminate, "train_on_fresh", fresh_ones)
+    given = ["--d_fresh", fresh, "--rounds", "2", "--d_steps", "2", "--d_epochs", "2", "--evaluate.samples", "32"]
+    assert main([*TINY, "--out", str(tmp_path / "run"), *given]) == 0
+    real = corpora[0].train.ids
+    if fresh == "false":
+        assert all(torch.equal(ids, real) for ids in seen)
+        return
+    sets = seen[-8::2]  # two passes over each of two sets in each of two rounds
+    assert all(torch.equal(a, b) for a, b in zip(sets, seen[-7::2], strict=True))
+    for ids in sets:
+        found = -log_probs(corpora[0].oracle, ids, torch.full((len(ids),), ids.shape[1])).mean()
+        of_real = -log_probs(corpora[0].oracle, real, torch.full((len(real),), real.shape[1])).mean()
+        assert float(found) == pytest.approx(float(of_real), abs=0.15)
+    assert not torch.equal(sets[0], sets[1])
+    assert not torch.equal(sets[0], sets[2])
+
+
+def test_the_opening_is_that_of_all_that_training_draws_and_of_nothing_measured(tmp_path, monkeypatch):
+    filters = {"fakes": [], "step": [], "measured": []}
+
+    def noting(where, plain):
+        def noted(generator, noise, *rest, **more):
+            filters[where].append(next((f for f in rest if isinstance(f, Filter)), Filter()))
+            return plain(generator, noise, *rest, **more)
+
+        return noted
+
+    monkeypatch.setattr(discriminate, "sample", noting("fakes", discriminate.sample))
+    monkeypatch.setattr(rewards, "sample_with_trail", noting("step", rewards.sample_with_trail))
+    monkeypatch.setattr(nll, "sample", noting("measured", nll.sample))
+    given = ["--opening", "0.5", "--temperature", "1.25", "--rounds", "1", "--evaluate.samples", "32"]
+    assert main([*TINY, "--out", str(tmp_path / "run"), *given]) == 0
+    assert set(filters["step"]) == {Filter(1.25, opening=0.5)}
+    assert {f.opening for f in filters["fakes"]} == {0.5}
+    assert {f.opening for f in filters["measured"]} == {None}
+
+
 @pytest.mark.parametrize("patience", ["0", "9"])
 def test_the_learning_rate_falls_with_and_without_patience(patience, tmp_path):
     """As in every other method: lr_decay does not ask for patience."""
@@ -263,7 +321,7 @@ def test_a_step_uses_the_configuration_it_is_given(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(rewards, "block_values", block_values)
     monkeypatch.setattr(leakgan, "adversarial_loss", adversarial_loss)
-    monkeypatch.setattr(discriminate, "train_on_fresh", lambda *a: seen["fakes"].append(a[-1]) or fresh(*a))
+    monkeypatch.setattr(discriminate, "train_on_fresh", lambda *a, **k: seen["fakes"].append(a[-1]) or fresh(*a, **k))
     given = ["--temperature", "1.7", "--d_temperature", "0.6", "--rollouts", "3", "--delta", "5", "--rounds", "2"]
     assert main([*TINY, "--from", str(run), *given, "--out", str(tmp_path / "run")]) == 0
     assert [f.temperature for f in seen["fakes"]] == [0.6, 0.6]

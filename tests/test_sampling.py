@@ -152,6 +152,28 @@ def test_samples_occur_as_often_as_their_probability_says(eos_id, temperature):
     assert stats.chisquare(count, n * wrong / wrong.sum()).pvalue < 1e-30  # the test has the power to tell
 
 
+@pytest.mark.parametrize("kind", [lambda g: g, Headless])
+@pytest.mark.parametrize("eos_id", [None, 2])
+def test_the_first_two_tokens_have_the_temperature_of_the_opening(kind, eos_id):
+    """Of a sequence, not of a call: what goes on from a prefix of one token has one such token left."""
+    generator = tiny(11, eos_id, init_std=0.7)
+    ids, lengths = every_sequence(eos_id=eos_id)
+    at_first, later = (plain_log_probs(generator, ids, lengths, t) for t in (0.4, 1.5))
+    p = torch.cat([at_first[:, :2], later[:, 2:]], dim=1).sum(1).exp().detach().numpy()
+    n, filter = 40_000, Filter(temperature=1.5, opening=0.4)
+    drawn = sample(kind(generator), uniform((n, 4), rng(12)), filter)
+    place = {tuple(row[:k]): i for i, (row, k) in enumerate(zip(ids.tolist(), lengths.tolist(), strict=True))}
+    rows = zip(drawn.ids.tolist(), drawn.lengths.tolist(), strict=True)
+    at = np.array([place[tuple(row[:k])] for row, k in rows])
+    assert stats.chisquare(np.bincount(at, minlength=len(p)), n * p).pvalue > 1e-3
+    assert np.allclose(drawn.logp.sum(1).exp(), p[at], atol=1e-5)
+    noise, trail = uniform((50, 4), rng(13)), []
+    whole = complete(kind(generator), begin(kind(generator), 50), noise, filter, trail)
+    rows, fork = trail[0]
+    rest = complete(kind(generator), fork, noise[rows], filter)
+    assert torch.equal(rest.ids[:, 1:], whole.ids[rows, 1:])
+
+
 @pytest.mark.parametrize("v", [1, 2, 3, 7, 13, 97, 100, 1009, 5000, 4999])
 def test_draw_is_the_inverse_of_the_running_sum(v):
     p = torch.softmax(3 * torch.randn(400, v, generator=rng(v)), 1)

@@ -13,8 +13,9 @@ Source: Guo, Lu, Cai, Zhang, Yu and Wang, AAAI 2018 (arXiv 1709.08624). Differs 
     `block` brings back
  6) the initial goal does not depend on the batch, so that any number of sequences can be drawn
  7) windows of the discriminator lie inside the prefix; theirs see padding
- 8) the first two tokens are drawn at the same temperature as the others; theirs at inverse temperature 1.5
- 9) real sequences of the discriminator are the training set's, not fresh ones of the oracle
+ 8) the first two tokens are drawn at the same temperature as the others; theirs at inverse temperature 1.5, which
+    `opening` brings back for all that training draws: what is measured has one temperature
+ 9) real sequences of the discriminator are the training set's; theirs are fresh ones of the oracle, as with `d_fresh`
 10) interleaved likelihood epochs in every task (the paper); their synthetic code has none (`mle_every 0`)
 11) one optimiser a module and phase, gradients of both modules from one pass; null controls by --reward
 """
@@ -31,6 +32,7 @@ from seqforge.likelihood import weighted_nll_of
 from seqforge.methods import mle
 from seqforge.methods.mle import MLEConfig, MonitorConfig
 from seqforge.models.discriminators import CNNConfig, CNNDiscriminator
+from seqforge.models.generator import Generator
 from seqforge.models.hierarchical import HierarchicalConfig, HierarchicalGenerator, Unrolled
 from seqforge.run import Run, derive_seed
 from seqforge.sampling import Filter, mask_of, uniform
@@ -58,6 +60,7 @@ class LeakGANConfig:
         baseline: what is taken off the worker's rewards (LeakGAN: none)
         temperature: of the samples of a generator step (LeakGAN: 1; 1.25 on captions)
         d_temperature: of the discriminator's fakes (LeakGAN: 0.667)
+        opening: of the first two tokens of both; 0: as the others (LeakGAN: 0.667)
         lr: Adam's step size of both modules in the adversarial phase (LeakGAN: 0.0015)
         clip: largest gradient norm of each module (LeakGAN: 5)
         mle_every: adversarial rounds between two spells of likelihood; 0: none (LeakGAN: 15)
@@ -67,6 +70,7 @@ class LeakGANConfig:
         d_steps: fresh sets of fakes a round (LeakGAN: 5)
         d_epochs: passes over each set (LeakGAN: 3)
         d_samples: most real and fake sequences in a set; 0: as many as the training set has (LeakGAN: 9,984)
+        d_fresh: the real ones of every set are drawn anew from the oracle, which only its data has (LeakGAN: yes)
         d_batch: rows a discriminator step, half of them real (LeakGAN: 64)
         d_lr: Adam's step size (LeakGAN: 0.00005)
         d_l2: penalty on the output layer (LeakGAN: 0)
@@ -88,6 +92,7 @@ class LeakGANConfig:
     baseline: objectives.Baseline = "none"
     temperature: float = 1.0
     d_temperature: float = 1.0
+    opening: float = 0.0
     lr: float = 0.001
     clip: float = 5.0
     mle_every: int = 15
@@ -96,6 +101,7 @@ class LeakGANConfig:
     d_steps: int = 1
     d_epochs: int = 1
     d_samples: int = 2048
+    d_fresh: bool = False
     d_batch: int = 128
     d_lr: float = 1e-3
     d_l2: float = 0.1
@@ -105,7 +111,7 @@ class LeakGANConfig:
         counts |= {"mle_steps": 0, "d_steps": 0, "d_epochs": 1, "d_samples": 0, "d_batch": 2}
         ranges.check(self, **ranges.at_least(counts), delta="above 0", temperature="above 0", d_temperature="above 0")
         ranges.check(self, lr="above 0", clip="above 0", d_lr="above 0", extrinsic="0 or more", d_l2="0 or more")
-        ranges.check(self, mle_lr="0 or more")
+        ranges.check(self, mle_lr="0 or more", opening="0 or more")
         mle.without(self.mle, "leakgan", "label_smoothing", "average")
 
 
@@ -137,7 +143,13 @@ class Modules:
 
 
 def train(config: LeakGANConfig, corpus: Corpus, run: Run) -> HierarchicalGenerator:
-    """Pre-train all three in turn, then the adversarial stage; the run keeps "generator" and "discriminator"."""
+    """Pre-train all three in turn, then the adversarial stage; the run keeps "generator" and "discriminator".
+
+    Raises ValueError where d_fresh asks for an oracle that the data does not have.
+    """
+    oracle = corpus.oracle if config.d_fresh and isinstance(corpus.oracle, Generator) else None
+    if config.d_fresh and oracle is None:
+        raise ValueError(f"d_fresh draws real sequences from an oracle, but {corpus.source} has none; leave it out")
     seeds = [derive_seed(run.seed, name) for name in ("generator", "discriminator")]
     discriminator = CNNDiscriminator.of(config.discriminator, corpus.vocab_size, corpus.max_length, seeds[1])
     generator = HierarchicalGenerator.of(config.generator, discriminator, corpus.eos_id, corpus.start_id, seeds[0])
@@ -147,12 +159,12 @@ def train(config: LeakGANConfig, corpus: Corpus, run: Run) -> HierarchicalGenera
     d_optimizer = run.keep(
         "discriminator.optimizer", torch.optim.Adam(discriminator.parameters(), lr=config.d_lr, fused=True)
     )
-    fakes = Filter(temperature=config.d_temperature)
+    fakes = Filter(temperature=config.d_temperature, opening=config.opening or None)
 
     def train_discriminator(phase: str, sets: int) -> None:
         if sets:
             args = (discriminator, d_optimizer, generator, corpus, config, run, phase, sets, fakes)
-            discriminate.train_on_fresh(*args)
+            discriminate.train_on_fresh(*args, oracle=oracle)
             generator.leak(discriminator, run.precision)
 
     pretrain(generator, discriminator, config, corpus, run, train_discriminator)
@@ -201,7 +213,8 @@ def step(
 ) -> tuple[dict[str, float], int]:
     """One adversarial step of both modules on fresh samples: what to log of it, and the tokens drawn."""
     noise = uniform((config.batch, horizon), rng("samples"), device)
-    samples, trail = rewards.sample_with_trail(generator, noise, Filter(temperature=config.temperature))
+    drawn = Filter(temperature=config.temperature, opening=config.opening or None)
+    samples, trail = rewards.sample_with_trail(generator, noise, drawn)
     value, blocks = rewards.block_values(
         config.reward, generator, samples, trail, score, config.rollouts, generator.step, rng
     )  # (B,K)
