@@ -24,6 +24,7 @@ from seqforge.models.generator import (
     head_logits,
     reader,
     threads_of,
+    unscaled_softmax,
 )
 
 FULL = (torch.float32, torch.float64)
@@ -246,9 +247,11 @@ def _draw_next(
     """
     width = head.out_features if head is not None else output.shape[1]
     rows = cache_rows(width, output.device)
-    # on a CPU a plain draw takes powers of 2, up to one factor a row: as `unscaled_softmax`, but summed only once
-    bits = head is not None and filter == PLAIN and output.device.type == "cpu" and output.dtype in FULL
-    logits_of = output.__getitem__ if head is None else head_logits(head, output, rows, LOG2_E if bits else 1.0)
+    # on a CPU a plain draw from a head without bias takes powers of 2: the factor is on what logits are made of
+    bits = head is not None and head.bias is None and filter == PLAIN and output.device.type == "cpu"
+    bits = bits and output.dtype in FULL
+    output = output * LOG2_E if bits else output
+    logits_of = output.__getitem__ if head is None else head_logits(head, output, rows)
     tokens, chosen = [], []
     for lo in range(0, len(output), rows):
         part = slice(lo, lo + rows)
@@ -262,7 +265,12 @@ def _draw_next(
             tokens.append(logits.argmax(1))
             chosen.append(logits.new_ones(len(logits)))
             continue
-        p = logits.exp2_() if bits else filter.probabilities(logits)
+        if bits:
+            p = logits.exp2_()
+        elif filter == PLAIN and head is not None:
+            p, _ = unscaled_softmax(logits, lambda part=part: logits_of(part))
+        else:
+            p = filter.probabilities(logits)
         blocks, running = _sums(p)
         if bits:
             least, most = running[:, -1].aminmax()

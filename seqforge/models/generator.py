@@ -279,20 +279,16 @@ def _with_bias(hidden: Tensor, kernel: Tensor, bias: Tensor) -> tuple[Tensor, Te
     return torch.cat([hidden, ones], dim=1), torch.cat([kernel, bias[:, None]], dim=1).t().contiguous()
 
 
-def head_logits(head: nn.Linear, hidden: Tensor, rows: int, scale: float = 1.0) -> Callable[[slice], Tensor]:
-    """Logits of chunks of `rows` hidden vectors (N,H), times `scale`: a slice -> (.,V). Of several chunks, as one
-    product into one place: adding a bias costs another pass over them, which rearranging the head (V,H) once spares.
-    Without a bias, the product that two threads or more share along the vocabulary: few rows cannot be shared out (64
-    take half the time).
+def head_logits(head: nn.Linear, hidden: Tensor, rows: int) -> Callable[[slice], Tensor]:
+    """Logits of chunks of `rows` hidden vectors (N,H): a slice -> (.,V). Of several chunks, as one product into one
+    place: adding a bias costs another pass over them, which rearranging the head (V,H) once spares. Without a bias, the
+    product that two threads or more share along the vocabulary: few rows cannot be shared out (64 take half the time).
     """
-    scaled, bias = hidden if scale == 1.0 else hidden * scale, head.bias
-    if bias is None and threads_of(hidden.device) > 1:
-        return lambda part: (head.weight @ scaled[part].t()).t()
-    if len(hidden) <= rows or bias is None:
-        bias = bias if bias is None or scale == 1.0 else bias * scale
-        return lambda part: F.linear(scaled[part], head.weight, bias)
-    with_one, columns = _with_bias(hidden, head.weight, bias)
-    with_one = with_one if scale == 1.0 else with_one * scale
+    if head.bias is None and threads_of(hidden.device) > 1:
+        return lambda part: (head.weight @ hidden[part].t()).t()
+    if len(hidden) <= rows or head.bias is None:
+        return lambda part: head(hidden[part])
+    with_one, columns = _with_bias(hidden, head.weight, head.bias)
     room = hidden.new_empty(rows, len(head.weight))
 
     def logits(part: slice) -> Tensor:
