@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,7 +20,6 @@ from seqforge.chat import Speaker
 from seqforge.data.midi import SUFFIXES
 from seqforge.data.music import MusicConfig
 from seqforge.data.tokens import unknown_id
-from seqforge.evaluate import EvaluateConfig
 from seqforge.models.transformer import Source
 from seqforge.options import Parser
 from seqforge.sampling import Filter
@@ -181,15 +181,20 @@ def evaluate_(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print scores.json in place of the table")
     parser.add_argument("--watch", action="store_true", help="each checkpoint as it appears, until the training ends")
     parser.add_argument("--poll", type=float, help="with --watch: seconds between two looks (default: 5)")
-    parser.add_argument("--score", help="with --watch: what the best checkpoint is chosen by (default: nll_valid)")
+    parser.add_argument("--score", help="with --watch: what the best checkpoint is chosen by (default: the run's)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: one with --watch, else torch's choice")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="where to score (default: where it trained)")
+    for name in PLACES:
+        flag = "--data" if name == "source" else f"--data.{name}"
+        parser.add_argument(flag, dest=name, help=f"where {flag} of the training lies on this machine")
+    parser.add_argument("--training", type=int, help=SUPPRESS)  # the process that started this one: watch.beside
     args = parser.parse_args(argv)
     _check_watch(args)
     if args.watch:
         torch.set_num_threads(args.threads or 1)
         return _watch(args)
-    stored = build(RunConfig, loading.read_config(args.run))
-    config = dataclasses.replace(stored.evaluate, **_given(args))
+    stored = _changed(args, build(RunConfig, loading.read_config(args.run)))
+    config = stored.evaluate
     loading.find_checkpoint(args.run)  # says at once where there is nothing to score
     stored = settle(dataclasses.replace(stored, threads=args.threads))  # not the training's
     corpus = corpora.load(stored.data)
@@ -214,18 +219,24 @@ def _check_watch(args: Namespace) -> None:
 
 
 def _watch(args: Namespace) -> int:
-    def config(stored: EvaluateConfig) -> EvaluateConfig:
-        return dataclasses.replace(stored, **_given(args))
-
-    watch.watch(args.run, config, args.poll or 5.0, args.score or "nll_valid")
+    watch.watch(args.run, lambda stored: _changed(args, stored), args.poll or 5.0, args.training)
     out.print(str(args.run / "evaluations.csv"), markup=False, soft_wrap=True)
     return 0
 
 
-def _given(args: Namespace) -> dict[str, Any]:
-    """The options of an evaluation that were given."""
-    names = ("samples", "temperatures", "seed", "metrics", "embedder")
-    return {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+PLACES = ("source", "oracle_file", "valid", "test", "tokenizer")  # options of the data that may name a path
+
+
+def _changed(args: Namespace, stored: RunConfig) -> RunConfig:
+    """A run's configuration with the options of an evaluation that were given."""
+
+    def given(*names: str) -> dict[str, Any]:
+        return {k: getattr(args, k) for k in names if getattr(args, k) is not None}
+
+    scoring = given("samples", "temperatures", "seed", "metrics", "embedder", "score")
+    data, evaluation = given(*PLACES), dataclasses.replace(stored.evaluate, **scoring)
+    changes = {"data": dataclasses.replace(stored.data, **data), "evaluate": evaluation, **given("device")}
+    return dataclasses.replace(stored, **changes)
 
 
 def names_of(text: str | list[str]) -> list[str]:

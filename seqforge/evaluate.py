@@ -27,7 +27,7 @@ from seqforge.loading import Loadable, find_checkpoint, load_generator, read_con
 from seqforge.methods import mle
 from seqforge.metrics import nll, points, replies
 from seqforge.metrics.grammar import judged, share_grammatical
-from seqforge.metrics.lm3 import TrigramModel
+from seqforge.metrics.lm3 import TrigramModel, lm3_scores
 from seqforge.metrics.ngrams import References
 from seqforge.metrics.score import Score
 from seqforge.models.generator import Generator
@@ -54,6 +54,7 @@ class EvaluateConfig:
         embedder: of fed and mauve: tfidf, or st:MODEL (sentence-transformers)
         when: end: when the run ends; beside: every checkpoint as it appears as well, by a second process with a thread
             of its own, against the validation set (`--evaluate beside`)
+        score: what that process chooses the best checkpoint by, such as nll_valid, fed or bleu4
     """
 
     samples: int = 9984
@@ -62,6 +63,7 @@ class EvaluateConfig:
     metrics: list[str] = field(default_factory=lambda: ["quick"])
     embedder: str = "tfidf"
     when: Literal["end", "beside"] = "end"
+    score: str = "nll_valid"
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**63:
@@ -130,6 +132,12 @@ def _text_points(corpus: Corpus, config: EvaluateConfig) -> Callable[[Split, flo
         return scores, draws
 
     return of
+
+
+def trigram_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, temperature: float) -> list[Score]:
+    """LM score and reverse LM score of trigrams: what an LSTM's take minutes for, in less than a second."""
+    model = TrigramModel(corpus.train, corpus.vocab_size)
+    return lm3_scores(samples, corpus.test, model, _facts(corpus, config, temperature), temperature)
 
 
 def _spoken(samples: Split, corpus: Corpus) -> list[list[str]]:

@@ -118,6 +118,7 @@ def train(
     check_words(config)
     check_words(method_config)
     config = dataclasses.replace(config, data=_condition(config.data, getattr(expected, "pairs", False), method))
+    watch.check_score(config.evaluate.score)
     corpora.refuse_idle(config.data)
     settled = settle(config)
     if hasattr(method_config, "settled"):  # of files that the method reads besides the data

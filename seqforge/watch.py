@@ -53,23 +53,31 @@ IN_SHORT = ("nll_valid", "nll_oracle", "entropy", "bleu4", "self_bleu4", "fed", 
 LINES = 100  # samples kept of each checkpoint
 
 
+def check_score(score: str) -> None:
+    """Raises ValueError for a score by which no checkpoint can be chosen."""
+    if not score.startswith(HIGHER_IS_BETTER + LOWER_IS_BETTER):
+        raise ValueError(
+            f"--score {score} (evaluate.score): neither more nor less of it is better; such as nll_valid, fed or bleu4"
+        )
+
+
 def watch(
     run: Path,
-    changed: Callable[[EvaluateConfig], EvaluateConfig] = lambda stored: stored,
+    changed: Callable[[RunConfig], RunConfig] = lambda stored: stored,
     seconds: float = 5.0,
-    score: str = "nll_valid",
+    training: int | None = None,
 ) -> int:
     """Score each new checkpoint until the training has ended and all have a result; how many this process scored.
 
-    Waits for a folder that is not there yet. changed: what to do otherwise than the run's configuration says; score:
-    what the best checkpoint is chosen by, on the validation set.
+    Waits for a folder that is not there yet. changed: what to do otherwise than the run's configuration says; its
+    evaluate.score is what the best checkpoint is chosen by, on the validation set. training: the process that started
+    this one, which may be killed: then the training has ended as well.
     Raises ValueError where the folder vanishes, or no result has such a score.
     """
-    if not score.startswith(HIGHER_IS_BETTER + LOWER_IS_BETTER):
-        raise ValueError(f"--score {score}: neither more nor less of it is better; such as nll_valid, fed, bleu4, lm")
     _wait_for(run / "config.yaml", seconds)
-    stored = build(RunConfig, loading.read_config(run))
-    config = changed(stored.evaluate)
+    stored = changed(build(RunConfig, loading.read_config(run)))
+    config, score = stored.evaluate, stored.evaluate.score
+    check_score(score)
     threads = torch.get_num_threads()
     stored = settle(stored)
     torch.set_num_threads(threads)  # this process's own, not the training's
@@ -78,7 +86,8 @@ def watch(
     while True:
         before, ended = scored, False
         try:
-            ended = has_ended(run)  # before the listing: what is listed after the end is all there is
+            killed = training is not None and os.getppid() != training
+            ended = has_ended(run) or killed  # before the listing: what is listed after the end is all there is
             (run / "evaluations").mkdir(exist_ok=True)
             for folder in _unscored(run):
                 if not scored:  # now the log has begun
@@ -167,6 +176,7 @@ def assess(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str)
         samples = Split(drawn.ids, drawn.lengths, nll.asked(held, config.samples))
         if corpus.oracle is None:
             scores += evaluate.text_scores(samples, held, config, 1.0, novel=True)
+            scores += evaluate.trigram_scores(samples, held, config, 1.0)
         found["scores"] = [s.as_dict() for s in scores]
         found["discriminator"] = mean_probabilities(folder, corpus, samples, precision)
         lines = corpus.decode(drawn.ids[:LINES], drawn.lengths[:LINES])
@@ -243,11 +253,13 @@ def _write(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def beside(run: Path, threads: int = 1) -> Iterator[None]:
     """An evaluator in a process of its own for as long as the body runs, and until it has scored the last checkpoint;
-    ended with the body where that fails. It writes to evaluations/log.txt.
+    ended with the body where that fails, and by itself, once nothing is left to score, where this process is killed. It
+    writes to evaluations/log.txt.
     """
     (run / "evaluations").mkdir(exist_ok=True)
     quiet = {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, "-m", "seqforge.cli", "evaluate", str(run), "--watch", "--threads", str(threads)]
+    command += ["--training", str(os.getpid())]
     with (run / "evaluations" / "log.txt").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=quiet, start_new_session=True)
         try:

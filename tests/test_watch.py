@@ -29,6 +29,11 @@ def rows_of(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(f))
 
 
+def values_of(run: Path) -> list[list[tuple[str, float]]]:
+    generators = json.loads((run / "scores.json").read_text())["generators"]
+    return [[(s["name"], s["value"]) for s in g["scores"]] for g in generators]
+
+
 def names_of(run: Path) -> list[str]:
     return [p.name for p in checkpoint.every(run / "checkpoints")]
 
@@ -224,6 +229,45 @@ def test_data_that_has_changed_since_the_training_began_is_refused(tmp_path, cap
     assert "it began with other data" in capsys.readouterr().err
 
 
+def test_a_run_is_scored_on_another_machine(tmp_path, capsys):
+    """Its folder is shared; its data lie elsewhere there, and there is no GPU. All scores of text are in the row."""
+    data, run = tmp_path / "data.txt", tmp_path / "run"
+    data.write_text("".join(f"a line with word {k % 7}\n" for k in range(60)))
+    argv = [*TINY, "--data", str(data), "--data.max_length", "6", "--rounds", "1", "--out", str(run)]
+    assert main(argv) == 0
+    before = values_of(run)
+    here = data.rename(tmp_path / "moved.txt")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("device: cpu", "device: cuda"))
+    capsys.readouterr()
+    if not torch.cuda.is_available():
+        assert main(["evaluate", str(run), "--watch", "--data", str(here)]) == 2
+        assert "use --device cpu" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--watch", "--device", "cpu"]) == 2
+    assert "data.txt" in capsys.readouterr().err
+    elsewhere = ["--device", "cpu", "--data", str(here)]
+    metrics = "bleu,self_bleu,fed,lm,reverse_lm"
+    assert main(["evaluate", str(run), "--watch", *elsewhere, "--metrics", metrics, "--samples", "40"]) == 0
+    assert [r["checkpoint"] for r in rows_of(run)] == names_of(run)
+    for row in rows_of(run):
+        assert {
+            "p_train",
+            "p_valid",
+            "p_generated",
+            "fed",
+            "lm_score",
+            "reverse_lm",
+            "lm3",
+            "reverse_lm3",
+        } <= row.keys()
+        assert {"bleu4", "self_bleu4"} <= row.keys()
+    assert main(["evaluate", str(run), *elsewhere]) == 0
+    assert values_of(run) == before
+    here.write_text("".join(f"another line with word {k % 5}\n" for k in range(60)))
+    assert main(["evaluate", str(run), *elsewhere]) == 2
+    assert "it began with other data" in capsys.readouterr().err
+
+
 def test_a_score_that_there_is_not_is_named_with_those_there_are(run, capsys):
     assert main(["evaluate", str(run), "--watch", "--score", "bleu7"]) == 2
     said = capsys.readouterr().err
@@ -280,10 +324,36 @@ def test_a_clock_that_jumps_changes_nothing(run):
 
 def test_an_evaluator_beside_the_training_starts_and_stops_with_it(tmp_path):
     run = tmp_path / "run"
-    assert main([*TINY, "--evaluate", "beside", "--out", str(run)]) == 0
+    chosen = ["--evaluate.score", "nll_oracle"]
+    assert main([*TINY, "--evaluate", "beside", *chosen, "--out", str(run)]) == 0
     assert [r["checkpoint"] for r in rows_of(run)] == names_of(run)
+    best = json.loads((run / "evaluations" / "best.json").read_text())
+    assert best["score"] == "nll_oracle"
+    assert best["value"] == min(float(r["nll_oracle"]) for r in rows_of(run))
     assert "step-4" in (run / "evaluations" / "log.txt").read_text()
     assert "held to the validation set" in (run / "report.html").read_text()
+
+
+def test_a_score_that_no_best_can_be_chosen_by_is_refused_before_the_training(tmp_path, capsys):
+    assert main([*TINY, "--evaluate.score", "entropy", "--out", str(tmp_path / "run")]) == 2
+    assert "--score entropy" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluator_whose_training_was_killed_scores_what_is_there_and_ends(run):
+    log = run / "log.jsonl"
+    log.write_text(log.read_text().splitlines()[0] + "\n")  # it did not end
+    waiting = evaluator(run, "--samples", "32", "--training", str(os.getpid()))
+    wait_until(lambda: (run / "evaluations.csv").is_file() and len(rows_of(run)) == 5)
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(1.0)  # this process lives, and is its parent
+    waiting.kill()
+    waiting.communicate()
+    shutil.rmtree(run / "evaluations")
+    orphan = evaluator(run, "--samples", "32", "--training", str(2**22 + 1))  # of no process
+    _, said = orphan.communicate(timeout=LONG)
+    assert orphan.returncode == 0, said
+    assert [r["checkpoint"] for r in rows_of(run)] == names_of(run)
 
 
 @pytest.mark.parametrize("method", [pytest.param("dialogue", marks=pytest.mark.slow), "leakgan"])
@@ -317,6 +387,7 @@ def test_training_that_fails_takes_its_evaluator_with_it(run):
         with pytest.raises(RuntimeError, match="lost"), watch.beside(run):
             raise RuntimeError("lost")
     assert began[0].poll() is not None
+    assert began[0].args[-2:] == ["--training", str(os.getpid())]
 
 
 # --- what is removed, and what is not -----------------------------------------------------------------------------

@@ -20,8 +20,8 @@ BOOKKEEPING = {
     "d_unseen",
 }  # tell of the clock, not of learning
 # Of what an evaluator beside the training measures; the rest is in evaluations.csv.
-BESIDE = ["nll_valid", "nll_oracle", "grammatical", "fed", "bleu4", "self_bleu4", "reverse_bleu4", "lm", "reverse_lm"]
-BESIDE += ["p_train", "p_valid", "p_generated"]
+BESIDE = ["nll_valid", "nll_oracle", "grammatical", "fed", "bleu4", "self_bleu4", "reverse_bleu4"]
+BESIDE += ["lm3", "reverse_lm3", "lm_score", "reverse_lm", "p_train", "p_valid", "p_generated"]
 HEALTH = ("nll_valid", "repeated", "length")  # at the looks of the health watch; its entropy is an evaluation score
 MOST_CURVES = 24  # a page of more is not read, and would outgrow its size
 MOST_DRAWN = 400  # points; more cannot be told apart in a panel
