@@ -105,7 +105,7 @@ def trials(
     sweep: dict[str, Any], out: Path, seeds: Sequence[int], variants: Sequence[str], more: list[str]
 ) -> list[Trial]:
     """All runs, seed by seed and cell by cell, so that a sweep that is cut short has every cell and variant. What a
-    variant starts from comes before it. more: options for each of them.
+    variant starts from comes before it. more: options for each of them, but for what a variant itself is about.
     """
     unknown = set(variants) - sweep["variants"].keys()
     if unknown:
@@ -117,9 +117,9 @@ def trials(
         recipe, start = own.pop("recipe", sweep.get("recipe")), own.pop("from", None)
         folder = out / "_".join(cell)
         argv = [recipes.read(recipe)["method"], "--recipe", recipe]
-        values = {**flat(sweep.get("options") or {}), **options, **flat(own)}
-        argv += [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()]
-        argv += [*more, "--seed", str(seed)] + ([f"--from={folder / f'{start}-{seed}'}"] if start else [])
+        common = {**flat(sweep.get("options") or {}), **options}
+        argv += [*_given(common), *more, *_given(flat(own)), "--seed", str(seed)]
+        argv += [f"--from={folder / f'{start}-{seed}'}"] if start else []
         found.append(Trial(str(variant), seed, folder / f"{variant}-{seed}", argv, cell))
     return found
 
@@ -130,6 +130,11 @@ def needed(sweep: dict[str, Any], variants: Sequence[str]) -> list[str]:
     while more := {(sweep["variants"][v] or {}).get("from", v) for v in wanted} - wanted:
         wanted |= more
     return [v for v in sweep["variants"] if v in wanted]
+
+
+def _given(values: dict[str, Any]) -> list[str]:
+    """Options as on a command line."""
+    return [f"--{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

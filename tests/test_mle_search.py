@@ -189,19 +189,27 @@ def test_runs_of_two_seeds_compare_as_one_group_and_the_best_is_a_recipe(tmp_pat
     assert not (tmp_path / "no").exists()
 
 
-def test_the_recipe_reads_as_many_tokens_as_cot_on_the_same_data():
+@pytest.mark.parametrize(
+    ("opponent", "of", "train_size"),
+    [
+        ("mle-search", "cot-oracle", 9984),
+        ("mle-search-captions", "cot-captions", 9000),
+        ("mle-search-news", "cot-news", 8000),
+    ],
+)
+def test_the_recipe_reads_as_many_tokens_as_cot_on_the_same_data(opponent, of, train_size):
     """CoT's updates: 64 sequences of the generator's and 128 of the mediator's a turn."""
     configs = {}
-    for name in ("mle-search", "cot-oracle"):
+    for name in (opponent, of):
         method = recipes.read(name)["method"]
         values = options.parse_train(method, ["--recipe", name]).as_dict()
         configs[name] = [build(cls, values) for cls in (RunConfig, METHODS[method][0])]
-    (run, search), (cot_run, cot) = configs["mle-search"], configs["cot-oracle"]
+    (run, search), (cot_run, cot) = configs[opponent], configs[of]
     assert run.data == cot_run.data
     assert run.evaluate == cot_run.evaluate
     turns = cot.rounds * cot.steps
     sequences = turns * cot.batch * (cot.g_steps + 2 * cot.m_steps)
-    assert search.budget == round(sequences / run.data.train_size)
+    assert search.budget == round(sequences / train_size)
 
 
 @pytest.mark.parametrize(

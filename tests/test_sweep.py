@@ -225,6 +225,15 @@ def test_a_variant_brings_what_it_is_held_to_and_starts_from(tmp_path):
     assert sweep.needed(plan, ["d"]) == ["d"]
 
 
+def test_options_of_the_command_line_are_for_all_but_for_what_a_variant_is_about(tmp_path):
+    plan = sweep.read("scratchgan-vectors")
+    for trial in sweep.trials(plan, tmp_path, [1], [], ["--vectors", "glove.txt", "--rounds", "3"]):
+        config = options.parse_train(trial.argv[0], trial.argv[1:])
+        assert config.rounds == 3
+        assert config.vectors == ("none" if trial.variant == "no-vectors" else "glove.txt")
+        assert config.freeze == (trial.variant == "frozen")
+
+
 def test_told_without_a_shared_range_or_of_some_seeds():
     judged = Judgement("oracle", "beats", -0.12, -0.15, -0.09, 1.0, 2.0, "seeds", 2)
     assert sweep.told(sweep.Held(("a",), "x", judged, 2, 3)) == "beats: -0.120 ± 0.030 (2 of 3 seeds)"
