@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ LOWER_IS_BETTER = (
     "length_dist",
 )
 IN_SHORT = ("nll_valid", "nll_oracle", "entropy", "bleu4", "self_bleu4", "fed", "grammatical", "right")
+TRIES = 3
 LINES = 100  # samples kept of each checkpoint
 
 
@@ -82,7 +84,7 @@ def watch(
     stored = settle(stored)
     torch.set_num_threads(threads)  # this process's own, not the training's
     corpus = corpora.load(stored.data).to(stored.device)
-    scored, waiting = 0, False
+    scored, waiting, failed = 0, False, Counter()
     while True:
         before, ended = scored, False
         try:
@@ -92,7 +94,7 @@ def watch(
             for folder in _unscored(run):
                 if not scored:  # now the log has begun
                     corpora.check(run, corpus)
-                scored += _score(folder, corpus, config, stored.precision, score)
+                scored += _score(folder, corpus, config, stored.precision, score, failed)
         except FileNotFoundError:
             if (run / "config.yaml").is_file():
                 raise
@@ -123,15 +125,25 @@ def _scored(folder: Path) -> bool:
     return of is None or of == checkpoint.weights_of(folder)  # None: of before it was written down
 
 
-def _score(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str, score: str) -> bool:
+def _score(
+    folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str, score: str, failed: Counter[str]
+) -> bool:
     """Score a checkpoint and write its result; False where another evaluator does or has done so, it is gone, or it was
-    replaced meanwhile.
+    replaced meanwhile, or the system failed (as a shared folder does for a moment), which `failed` counts: at the last
+    of TRIES that is its result.
     """
     with checkpoint.claimed(folder) as mine:
         if not mine or not folder.is_dir() or _scored(folder):
             return False
         weights = checkpoint.weights_of(folder)
-        found = assess(folder, corpus, config, precision)
+        try:
+            found = assess(folder, corpus, config, precision)
+        except OSError as e:
+            failed[folder.name] += 1
+            if failed[folder.name] < TRIES:
+                print(f"{folder.name}: {e}; it is tried again", file=sys.stderr)
+                return False
+            found = {"checkpoint": folder.name, "step": checkpoint.step_of(folder), "error": str(e)}
         if weights != checkpoint.weights_of(folder):
             return False
         _write(result_of(folder), json.dumps({**found, "weights": weights}, indent=1))
@@ -163,7 +175,9 @@ def result_of(folder: Path) -> Path:
 
 
 def assess(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str) -> dict[str, Any]:
-    """The scores of a checkpoint at temperature 1, against the validation set; or {"error": why there are none}."""
+    """The scores of a checkpoint at temperature 1, against the validation set; or {"error": why there are none}. Raises
+    OSError where the system fails.
+    """
     found: dict[str, Any] = {"checkpoint": folder.name, "step": checkpoint.step_of(folder)}
     try:
         checkpoint.verify(folder)
@@ -181,7 +195,7 @@ def assess(folder: Path, corpus: Corpus, config: EvaluateConfig, precision: str)
         found["discriminator"] = mean_probabilities(folder, corpus, samples, precision)
         lines = corpus.decode(drawn.ids[:LINES], drawn.lengths[:LINES])
         _write(result_of(folder).with_suffix(".txt"), "\n".join(lines) + "\n")
-    except (ValueError, OSError) as e:
+    except ValueError as e:
         return {"checkpoint": folder.name, "step": checkpoint.step_of(folder), "error": str(e)}
     return found
 

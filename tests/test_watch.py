@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,39 @@ def test_two_evaluators_of_which_one_is_killed_twenty_times(run):
     assert len(results) == count
 
 
+def test_one_killed_in_the_middle_of_an_evaluation_leaves_it_to_the_next(run):
+    victim = evaluator(run, "--samples", "200000")
+
+    def at_work() -> bool:
+        with checkpoint.claimed(run / "checkpoints" / "step-0") as mine:
+            return not mine
+
+    wait_until(at_work)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    assert not list((run / "evaluations").glob("step-*.json"))
+    assert watch.watch(run) == 5
+    assert [r["checkpoint"] for r in rows_of(run)] == names_of(run)
+
+
+@pytest.mark.parametrize(("fails", "rows"), [(2, 5), (99, 4)])
+def test_a_system_that_fails_is_tried_again_and_then_named(fails, rows, run, monkeypatch, capsys):
+    plain, left = watch.assess, [fails]
+
+    def assess(folder, *given):
+        if folder.name == "step-2" and left[0]:
+            left[0] -= 1
+            raise OSError(116, "Stale file handle")
+        return plain(folder, *given)
+
+    monkeypatch.setattr(watch, "assess", assess)
+    assert watch.watch(run, seconds=0.01) == 5
+    assert [r["checkpoint"] for r in rows_of(run)] == names_of(run)
+    assert sum(not r.get("error") for r in rows_of(run)) == rows
+    assert capsys.readouterr().err.count("Stale file handle; it is tried again") == 2
+    assert 99 - left[0] == watch.TRIES or fails == 2
+
+
 def test_a_checkpoint_that_another_evaluates_is_left_to_it(run, monkeypatch):
     seen = []
 
@@ -215,7 +249,7 @@ def test_a_checkpoint_replaced_while_it_is_scored_has_no_result_of_either(run, m
     monkeypatch.setattr(checkpoint, "weights_of", lambda _: next(found))
     monkeypatch.setattr(watch, "assess", lambda *_: {"checkpoint": folder.name, "step": 0, "error": "gone"})
     (run / "evaluations").mkdir()
-    given = (folder, None, None, "fp32", "nll_valid")
+    given = (folder, None, None, "fp32", "nll_valid", Counter())
     assert [watch._score(*given), watch._score(*given)] == [False, True]
 
 
