@@ -145,6 +145,19 @@ def test_mediator_weighs_sequences_alike_at_any_length():
     assert mediator_loss(mediator, real, None).item() == pytest.approx(alone.item(), rel=1e-6)
 
 
+def test_smoothed_targets_of_the_mediator_are_the_written_out_ones():
+    _, mediator = pair(2)
+    ids, lengths = every_sequence(eos_id=2)
+    first, state = mediator.start(len(ids))
+    logits = torch.cat([first[:, None], mediator.extend(ids[:, :-1], state)[0]], dim=1)
+    logp = torch.log_softmax(logits, dim=-1)
+    chosen, mask = logp.gather(2, ids[..., None])[..., 0], mask_of(lengths, 4)
+    truth = -((0.9 * chosen + 0.1 * logp.mean(-1)) * mask).sum() / mask.sum()
+    loss = mediator_loss(mediator, Split(ids, lengths), None, smoothing=0.1)
+    assert loss.item() == pytest.approx(truth.item(), rel=1e-6)
+    assert far(gradients(loss, mediator), gradients(truth, mediator)) <= 1e-6
+
+
 def test_one_weight_of_float32_is_within_its_rounding():
     """The path that trains: 5,000 words, chunks smaller than the batch, against autograd in double precision."""
     generator, mediator = tiny(1, vocab=5000, dtype=torch.float32), tiny(2, vocab=5000, hidden=7, dtype=torch.float32)

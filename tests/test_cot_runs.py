@@ -160,6 +160,18 @@ def test_a_fixed_mediator_is_the_best_it_was_and_does_not_move(tmp_path):
     assert "mediator.best" not in longer._kept
 
 
+def test_the_mediators_targets_are_as_smooth_as_asked(tmp_path, monkeypatch):
+    seen, plain = [], cot.mediator_loss
+
+    def watch(*args):
+        seen.append(args[-1])
+        return plain(*args)
+
+    monkeypatch.setattr(cot, "mediator_loss", watch)
+    run_of(tmp_path / "run", rounds=1, steps=2, m_pretrain=1, m_label_smoothing=0.2)
+    assert seen == [0.2] * 4
+
+
 def test_a_mediator_of_real_sequences_that_moves_is_likelihood_alone(tmp_path, monkeypatch):
     """It learns as MLE does, whatever the generator does: its loss takes real sequences only, at every turn."""
     seen, plain = [], cot.mediator_loss
@@ -268,6 +280,7 @@ def test_the_step_sizes_fall_together(tmp_path):
         ({"average": 1.0}, "average is 1.0"),
         ({"lr_decay": 0.0}, "lr_decay is 0.0"),
         ({"m_weight_decay": -1.0}, "m_weight_decay is -1.0"),
+        ({"m_label_smoothing": 1.0}, "m_label_smoothing is 1.0"),
         ({"m_steps": 0}, "--m_pretrain"),
     ],
 )

@@ -80,6 +80,7 @@ class CoTConfig:
         lr: Adam's step size of the generator (CoT's code: 0.01)
         m_lr: Adam's step size of the mediator (CoT's code: 0.01)
         m_weight_decay: of the mediator, decoupled, per step, times m_lr
+        m_label_smoothing: share of each of the mediator's targets that is spread evenly over the vocabulary (CoT: 0)
         lr_decay: factor on both step sizes after a round without a lower validation NLL; 1 keeps them
         clip: largest global gradient norm of either
         average: decay a step of a moving average of the generator's weights, which is then validated and kept; 0: none
@@ -109,6 +110,7 @@ class CoTConfig:
     lr: float = 0.005
     m_lr: float = 0.005
     m_weight_decay: float = 0.0
+    m_label_smoothing: float = 0.0
     lr_decay: float = 1.0
     clip: float = 5.0
     average: float = 0.0
@@ -127,6 +129,7 @@ class CoTConfig:
         }
         ranges.check(self, **ranges.at_least(counts), lr="above 0", m_lr="above 0", clip="above 0")
         ranges.check(self, m_weight_decay="0 or more", lr_decay="(0, 1]", m_lr_decay="(0, 1]", average="[0, 1)")
+        ranges.check(self, m_label_smoothing="[0, 1)")
         if self.kl == "forward" and self.gradient == "whole":
             raise ValueError("gradient whole is that of KL(G || M) of whole sequences; leave it out with kl forward")
         if self.rounds and not self.m_steps and not self.m_pretrain:
@@ -167,7 +170,7 @@ def train(config: CoTConfig, corpus: Corpus, run: Run) -> AnyGenerator:
         real = train[torch.randint(len(train), (config.batch,), generator=run.rng("real")).to(run.device)]
         fake = drawn() if config.mediator_reads == "mixture" else None
         run.tokens += int(real.lengths.sum()) + (int(fake.lengths.sum()) if fake is not None else 0)
-        loss = mediator_loss(mediator.train(), real, fake, run.precision)
+        loss = mediator_loss(mediator.train(), real, fake, run.precision, config.m_label_smoothing)
         mle.update(mediator, m_optimizer, loss, config.clip)
         mediator.eval()
         return loss.detach()
@@ -231,12 +234,16 @@ def slow(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] *= factor
 
 
-def mediator_loss(mediator: Generator, real: Split, fake: Samples | None, precision: str = "fp32") -> Tensor:
-    """Mean -log M in nats per token of the batch, real and generated alike (Lu et al. 2018, eq. of J_m)."""
+def mediator_loss(
+    mediator: Generator, real: Split, fake: Samples | None, precision: str = "fp32", smoothing: float = 0.0
+) -> Tensor:
+    """Mean -log M in nats per token of the batch, real and generated alike (Lu et al. 2018, eq. of J_m); of targets of
+    which a share is spread evenly over the vocabulary.
+    """
     sides = [real, fake] if fake is not None else [real]
     ids, lengths = torch.cat([s.ids for s in sides]), torch.cat([s.lengths for s in sides])
     weight = objectives.mle_weight(mask_of(lengths, ids.shape[1]))
-    return weighted_nll(mediator, ids, lengths, weight, precision=precision)[0]
+    return weighted_nll(mediator, ids, lengths, weight, smoothing=smoothing, precision=precision)[0]
 
 
 def generator_loss(
