@@ -125,7 +125,7 @@ def _text_points(corpus: Corpus, config: EvaluateConfig) -> Callable[[Split, flo
             samples, corpus.test, model, texts, references, facts, temperature=t, seed=config.seed
         )
         if isinstance(corpus.judge, Grammar):
-            kept = np.isfinite(corpus.judge.log_probs(_spoken(samples, corpus)))
+            kept = np.isfinite(corpus.judge.log_probs(scoring.spoken(samples, corpus)))
             draws |= points.share("grammatical", kept, t, config.seed)
         if isinstance(corpus.judge, DialogueWorld):
             draws |= points.share("right", right_replies(samples, corpus), t, config.seed)
@@ -138,11 +138,6 @@ def trigram_scores(samples: Split, corpus: Corpus, config: EvaluateConfig, tempe
     """LM score and reverse LM score of trigrams: what an LSTM's take minutes for, in less than a second."""
     model = TrigramModel(corpus.train, corpus.vocab_size)
     return lm3_scores(samples, corpus.test, model, _facts(corpus, config, temperature), temperature)
-
-
-def _spoken(samples: Split, corpus: Corpus) -> list[list[str]]:
-    words = scoring.vocabulary(corpus)
-    return [[words[i] for i in row] for row in _rows(samples, corpus)]
 
 
 def _facts(corpus: Corpus, config: EvaluateConfig, temperature: float) -> dict[str, object]:

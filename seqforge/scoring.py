@@ -138,6 +138,12 @@ def vocabulary(corpus: Corpus) -> list[str]:
     return [words.get(i, "") for i in range(corpus.vocab_size)]
 
 
+def spoken(split: Split, corpus: Corpus) -> list[list[str]]:
+    """The tokens of every sequence of a corpus's ids as text, without its end token."""
+    words, counts = vocabulary(corpus), word_lengths(split, corpus.eos_id).tolist()
+    return [[words[i] for i in row[:n]] for row, n in zip(split.ids.tolist(), counts, strict=True)]
+
+
 def words_of(split: Split, sets: Sets) -> list[list[str]]:
     """The tokens of every sequence as text."""
     counts = word_lengths(split, sets.eos_id).tolist()

@@ -8,16 +8,19 @@ import torch
 from torch.nn import functional as F
 from worlds import Headless, every_sequence, far, garbled, gradients, rng, runs_of_one_token, tiny
 
+from seqforge import corpora
 from seqforge.cli import main
+from seqforge.data.config import DataConfig
 from seqforge.data.corpus import Split
 from seqforge.likelihood import weighted_nll
 from seqforge.methods import mle
 from seqforge.methods.leakgan import LeakGANConfig
 from seqforge.methods.mle import MLEConfig, MLETrainConfig, MonitorConfig
 from seqforge.methods.scheduled_sampling import ScheduledSamplingConfig
+from seqforge.metrics import nll
 from seqforge.models.lstm import LSTMConfig, LSTMGenerator
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import mask_of
+from seqforge.sampling import Samples, mask_of
 
 
 def smoothed(generator, ids, lengths, weight, smoothing) -> torch.Tensor:
@@ -162,3 +165,22 @@ def test_what_checkpoints_hold_is_what_is_validated(method, recipe, option, phas
     both = [[r["nll_valid"] for r in records if (r["phase"], r["kind"]) == (phase, k)] for k in ("train", "health")]
     assert len(both[0]) > 1
     assert both[1][: len(both[0])] == pytest.approx(both[0], abs=1e-5)
+
+
+def test_where_a_grammar_is_known_every_look_says_how_much_is_grammatical(tmp_path, monkeypatch):
+    """Sentences of the corpus are; the same backwards are not, and of half and half it is the half."""
+    corpus = corpora.load(DataConfig(source="demo", train_size=600, valid_size=20, test_size=200))
+    generator = LSTMGenerator(corpus.vocab_size, embedding=4, hidden=4, eos_id=corpus.eos_id)
+    run = Run.create(tmp_path / "run", {"method": "mle"}, seed=0)
+    ids, lengths = corpus.test.ids, corpus.test.lengths
+    back = ids.clone()
+    for row, n in zip(back, lengths.tolist(), strict=True):
+        row[: n - 1] = row[: n - 1].flip(0)
+    plain = nll.all_nll
+    for sentences, share in ((ids, 1.0), (back, 0.0), (torch.cat([ids[:100], back[100:]]), 0.5)):
+        drawn = Samples(sentences, lengths, torch.zeros(sentences.shape))
+        monkeypatch.setattr(nll, "all_nll", lambda *given, drawn=drawn: (plain(*given)[0], drawn))
+        mle.measure(generator, corpus, MonitorConfig(samples=50), run, "mle")
+        records = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+        found = [r["scores"] for r in records if r["kind"] == "evaluation"][-1]
+        assert found["grammatical"]["value"] == pytest.approx(share, abs=0.02)

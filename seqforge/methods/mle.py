@@ -13,13 +13,16 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from seqforge import health, objectives, ranges
+from seqforge import health, objectives, ranges, scoring
 from seqforge.data.corpus import Corpus, Split
+from seqforge.grammars import Grammar
 from seqforge.likelihood import sequence_nll, weighted_nll
 from seqforge.metrics import nll
+from seqforge.metrics.grammar import share_grammatical
 from seqforge.models import kinds
 from seqforge.models.generator import Generator
 from seqforge.models.kinds import AnyGenerator, GeneratorConfig
@@ -319,10 +322,14 @@ def validation_nll(generator: Generator, valid: Split) -> float:
 
 
 def measure(generator: Generator, corpus: Corpus, monitor: MonitorConfig, run: Run, phase: str) -> None:
-    """Log NLL_oracle, NLL_test and entropy at temperature 1, and what its health is read from; write samples. The same
-    noise every time.
+    """Log NLL_oracle, NLL_test and entropy at temperature 1, the share of grammatical samples where a grammar is known,
+    and what its health is read from; write samples. The same noise every time.
     """
-    scores, drawn = nll.all_nll(generator, corpus, monitor.samples, derive_seed(run.seed, "monitor"))
+    seed = derive_seed(run.seed, "monitor")
+    scores, drawn = nll.all_nll(generator, corpus, monitor.samples, seed)
+    if isinstance(corpus.judge, Grammar):
+        right = np.isfinite(corpus.judge.log_probs(scoring.spoken(Split(drawn.ids, drawn.lengths), corpus)))
+        scores.append(share_grammatical(right, {"temp": 1.0, "data": corpus.source}, 1.0, seed))
     run.log(phase, "evaluation", scores={s.name: s.as_dict() for s in scores})
     if monitor.lines:
         run.write_samples(corpus.decode(drawn.ids[: monitor.lines], drawn.lengths[: monitor.lines]))
