@@ -139,15 +139,19 @@ def vocabulary(corpus: Corpus) -> list[str]:
 
 
 def spoken(split: Split, corpus: Corpus) -> list[list[str]]:
-    """The tokens of every sequence of a corpus's ids as text, without its end token."""
-    words, counts = vocabulary(corpus), word_lengths(split, corpus.eos_id).tolist()
-    return [[words[i] for i in row[:n]] for row, n in zip(split.ids.tolist(), counts, strict=True)]
+    """The tokens of every sequence of a corpus's ids as text."""
+    return _in_words(split, vocabulary(corpus), corpus.eos_id)
 
 
 def words_of(split: Split, sets: Sets) -> list[list[str]]:
     """The tokens of every sequence as text."""
-    counts = word_lengths(split, sets.eos_id).tolist()
-    return [[sets.words[i] for i in row[:n]] for row, n in zip(split.ids.tolist(), counts, strict=True)]
+    return _in_words(split, sets.words, sets.eos_id)
+
+
+def _in_words(split: Split, words: list[str], eos_id: int | None) -> list[list[str]]:
+    """Without the end tokens."""
+    counts = word_lengths(split, eos_id).tolist()
+    return [[words[i] for i in row[:n]] for row, n in zip(split.ids.tolist(), counts, strict=True)]
 
 
 def _features(sets: Sets, embedder: str) -> dict[str, object]:
