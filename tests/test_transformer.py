@@ -291,7 +291,7 @@ def test_a_later_token_changes_no_earlier_logits(which, at, new):
 @settings(max_examples=40, deadline=None)
 @given(which=st.integers(4, 7), seed=st.integers(0, 99), more=st.integers(0, 4), order=st.permutations(range(4)))
 def test_padding_of_the_source_and_the_order_of_the_batch_change_nothing(which, seed, more, order):
-    generator, ids, given = made(KINDS[which]), tokens(), source(seed=seed)
+    generator, ids, given = made(KINDS[which]).double(), tokens(), source(seed=seed)  # float32 is 1.3e-5 off at 37
     expected = whole(generator, ids, given)
     junk = torch.cat([torch.where(given.mask, given.ids, tokens(4, 5, seed + 7)), tokens(4, more, seed + 8)], 1)
     wide = Source(junk, given.lengths)
