@@ -12,16 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from seqforge.models.generator import (
     CORE_FLOATS,
     LOG2_E,
     Context,
     Generator,
+    Head,
     HeadedGenerator,
     State,
-    head_logits,
     reader,
     threads_of,
     unscaled_softmax,
@@ -206,7 +206,7 @@ def complete(
     logp = torch.zeros(rows, horizon, device=noise.device)
     lengths = torch.full((rows,), horizon, device=noise.device)
     alive = torch.arange(rows, device=noise.device)
-    head, extend = generator.head if isinstance(generator, HeadedGenerator) else None, reader(generator)
+    head, extend = _head_of(generator), reader(generator)
     output, state, position = fork.output, fork.state, fork.position
     while True:
         end = generator.eos_id if filter.min_length > 1 else None
@@ -233,8 +233,12 @@ def complete(
             trail.append((alive, Fork(output, state, position)))
 
 
+def _head_of(generator: Generator) -> Head | None:
+    return Head.of(generator.head) if isinstance(generator, HeadedGenerator) else None
+
+
 def _draw_next(
-    head: nn.Linear | None,
+    head: Head | None,
     output: Tensor,
     u: Tensor,
     filter: Filter,
@@ -245,13 +249,13 @@ def _draw_next(
     """The next token and its log-probability (B,) each, from hidden vectors or logits (B,K) and noise (B,). Rows that
     are `early` (B,) do not draw the token `end`; `cooled` (B,): by how much the logits of each are multiplied first.
     """
-    width = head.out_features if head is not None else output.shape[1]
+    width = head.linear.out_features if head is not None else output.shape[1]
     rows = cache_rows(width, output.device)
     # on a CPU a plain draw from a head without bias takes powers of 2: the factor is on what logits are made of
-    bits = head is not None and head.bias is None and filter == PLAIN and output.device.type == "cpu"
+    bits = head is not None and head.linear.bias is None and filter == PLAIN and output.device.type == "cpu"
     bits = bits and output.dtype in FULL
     output = output * LOG2_E if bits else output
-    logits_of = output.__getitem__ if head is None else head_logits(head, output, rows)
+    logits_of = output.__getitem__ if head is None else head.logits(output, rows)
     tokens, chosen = [], []
     for lo in range(0, len(output), rows):
         part = slice(lo, lo + rows)
@@ -338,7 +342,7 @@ def sample_mean(generators: Sequence[Generator], noise: Tensor) -> tuple[Tensor,
     in place of K. The K-th part of [0,1) in which a row's noise (B,T) lies says which; where in it is that one's noise.
     """
     (rows, horizon), k = noise.shape, len(generators)
-    heads = [g.head if isinstance(g, HeadedGenerator) else None for g in generators]
+    heads = [_head_of(g) for g in generators]
     ids = torch.zeros(rows, horizon, dtype=torch.long, device=noise.device)
     lengths = torch.full((rows,), horizon, device=noise.device)
     alive, eos_id = torch.arange(rows, device=noise.device), generators[0].eos_id
@@ -378,7 +382,7 @@ def read_own(generator: Generator, ids: Tensor, own: Tensor, noise: Tensor) -> T
     would not read when it samples.
     """
     filter = Filter(banned=() if generator.eos_id is None else (generator.eos_id,))
-    head, extend = generator.head if isinstance(generator, HeadedGenerator) else None, reader(generator)
+    head, extend = _head_of(generator), reader(generator)
     fork, read = begin(generator, len(ids), ids.device), ids.clone()
     output, state = fork.output, fork.state
     for t in range(ids.shape[1] - 1):

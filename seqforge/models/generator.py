@@ -6,6 +6,7 @@ Shapes: B batch (rows), T time, V vocabulary, H hidden width.
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
 import torch
@@ -296,6 +297,36 @@ def head_logits(head: nn.Linear, hidden: Tensor, rows: int) -> Callable[[slice],
         return _product(h, columns, out=room[: len(h)])
 
     return logits
+
+
+FEW = 256  # rows up to which oneDNN's product is the faster
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear head (V,H) as it is asked token after token, valid until its weights change.
+
+    packed: of a head without bias in float32 on a CPU, a copy for oneDNN, which takes a quarter to a half less than
+    the usual product for few rows of a large vocabulary. A head with bias draws as ever, bit for bit: so are the
+    oracle's sequences made, and a run knows its data by them.
+    """
+
+    linear: nn.Linear
+    packed: Tensor | None
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> "Head":
+        kernel = linear.weight
+        fits = linear.bias is None and kernel.device.type == "cpu" and kernel.dtype == torch.float32
+        packed = kernel.detach().to_mkldnn() if fits and torch.backends.mkldnn.is_available() else None
+        return cls(linear, packed)
+
+    def logits(self, hidden: Tensor, rows: int) -> Callable[[slice], Tensor]:
+        """As `head_logits`, without gradient."""
+        packed = self.packed
+        if packed is None or min(rows, len(hidden)) > FEW:
+            return head_logits(self.linear, hidden, rows)
+        return lambda part: F.linear(packed, hidden[part]).to_dense().t()
 
 
 def _scaled(scale: Tensor, d_hidden: Tensor, d_columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
