@@ -5,11 +5,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from ragged import ragged
 from scipy import stats
 from torch import nn
 from worlds import Headless, every_sequence, far, fork_logits, garbled, gradients, plain_log_probs, rng, tiny
 
+from seqforge import likelihood
 from seqforge.likelihood import log_probs, sequence_nll, weighted_nll
+from seqforge.models.generator import Head
+from seqforge.models.transformer import TransformerGenerator
 from seqforge.sampling import Filter, begin, complete, draw, mask_of, retrace, sample, sample_chunks, uniform
 
 ENDS = [None, 2, 0]  # end token: none; one of its own; the one that padding also uses
@@ -65,6 +69,38 @@ def test_weighted_nll_equals_autograd_for_weights_of_either_sign(eos_id, bias):
     loss, same = weighted_nll(Headless(generator), ids, lengths, weight)
     assert torch.allclose(same, logp, atol=1e-10)
     assert far(gradients(-2.5 * loss, generator), scaled) <= 1e-7
+
+
+@pytest.mark.parametrize("n", [64, 150])
+def test_rows_read_in_groups_of_like_length_are_those_read_one_by_one(n):
+    generator = tiny(6, vocab=9)
+    drawn = ragged(n, 1)
+    weight = torch.randn(drawn.ids.shape, generator=rng(2), dtype=torch.float64)
+    assert len(likelihood._alike(drawn.lengths)) == n // 32
+    assert len(likelihood._alike(torch.full((n,), 5))) == 1  # of one length
+    loss, logp = weighted_nll(generator, drawn.ids, drawn.lengths, weight)
+    assert torch.allclose(logp, plain_log_probs(generator, drawn.ids, drawn.lengths), atol=1e-10)
+    assert torch.allclose(-sequence_nll(generator, drawn.ids, drawn.lengths), logp, atol=1e-10)
+    truth = gradients(plain_loss(generator, drawn.ids, drawn.lengths, weight), generator)
+    assert far(gradients(loss, generator), truth) <= 1e-8
+    asked = ragged(n, 5)
+    answering = TransformerGenerator(9, 8, 12, 1, 2, encoder=True, seed=3).double().eval()
+    both = weighted_nll(answering, drawn.ids, drawn.lengths, weight, context=asked)
+    for row in range(0, n, 13):
+        one = torch.tensor([row])
+        _, alone = weighted_nll(answering, drawn.ids[one], drawn.lengths[one], weight[one], context=asked[one])
+        assert torch.allclose(both[1][one], alone, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_a_head_without_bias_gives_the_same_logits_packed_or_not(rows):
+    linear = nn.Linear(12, 50, bias=False)
+    head, hidden = Head.of(linear), torch.randn(40, 12, generator=rng(3))
+    assert (head.packed is not None) == torch.backends.mkldnn.is_available()
+    found = torch.cat([head.logits(hidden, rows)(slice(lo, lo + rows)) for lo in range(0, 40, rows)])
+    assert torch.allclose(found, linear(hidden), atol=1e-6)
+    assert not found.requires_grad
+    assert Head.of(nn.Linear(12, 50)).packed is None  # its draws stay as they are, bit for bit
 
 
 def test_weighted_nll_is_right_where_the_vocabulary_takes_it_in_chunks():

@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seqforge import ranges
 from seqforge.models.skip_lstm import fill_table, truncated
@@ -94,15 +95,19 @@ class TokenDiscriminator(
         return cls(vocab_size, max_length, **sizes, **asdict(config), freeze=freeze, seed=seed)
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B,T) of each token being a real sequence's; 0 past the end. No step is taken past the longest."""
-        longest = int(lengths.max())
+        """Logits (B,T) of each token being a real sequence's; 0 past the end. Rows are sorted by length inside, and one
+        that has ended takes no more steps.
+        """
+        packed = pack_padded_sequence(ids, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        rows = packed.batch_sizes  # (t,) of each step, the longest sequences first
         table = F.dropout(self.table, self.dropout, self.training)
-        x = F.embedding(ids[:, :longest], table)
-        position = self.position[:longest].to(x.dtype).expand(len(ids), -1, -1)
-        gates = self.read(self.into(torch.cat([x, position], dim=-1)))  # (B,t,4H): the inputs' share of every step
+        x = F.embedding(packed.data, table)  # (N,E) of all steps' tokens, step by step
+        position = self.position[: len(rows)].to(x.dtype).repeat_interleave(rows.to(x.device), dim=0)
+        gates = self.read(self.into(torch.cat([x, position], dim=-1)))  # (N,4H): the inputs' share of every step
         h = c = gates.new_zeros(len(ids), self.hidden)
         out = []
-        for now in gates.unbind(1):
+        for now in gates.split(rows.tolist()):
+            h, c = h[: len(now)], c[: len(now)]
             all_gates = now + self.recur(h)
             if self.scale is not None:
                 all_gates = F.layer_norm(all_gates, all_gates.shape[-1:], self.scale.to(all_gates.dtype))
@@ -111,9 +116,8 @@ class TokenDiscriminator(
             h = torch.sigmoid(o) * torch.tanh(c)
             h = h.to(gates.dtype)
             out.append(h)
-        logits = self.out(torch.stack(out, dim=1)).squeeze(-1)
-        inside = torch.arange(longest, device=ids.device) < lengths[:, None]
-        return F.pad(logits * inside, (0, ids.shape[1] - longest))
+        logits = packed._replace(data=self.out(torch.cat(out)))
+        return pad_packed_sequence(logits, batch_first=True, total_length=ids.shape[1])[0].squeeze(-1)
 
 
 def position_signal(horizon: int) -> Tensor:
