@@ -41,6 +41,7 @@ def test_words_with_blanks_are_read(tmp_path):
         ("", "holds no word"),
         ("cat 1.5 2.5\na 1.5 2.5 3.5\n", "line 2: 'a' has 3 numbers, but others have 2"),
         ("3 3\n", "holds no word"),
+        ("3 2\ncat 1 2\na 3 4\n", "its first line says 3 words, but it has 2"),
         ("cat 1 2\na 1\n", "line 2: 'a' has 1 numbers, but others have 2"),
         ("2 3\ncat 1 2\n", "line 2: 'cat' has 2 numbers, but others have 3"),
         ("cat\n", "line 1: 'cat' has 0 numbers"),

@@ -20,18 +20,18 @@ def read_vectors(path: str | Path, words: dict[str, int]) -> tuple[np.ndarray, n
     """The vectors (N,D) of those of `words` (word -> id) that the file has, and their ids (N,), in the file's order.
 
     Raises ValueError naming the file and the line: another width, no number, NaN or infinite, a word twice, no word at
-    all, none of `words`.
+    all, fewer than its first line says, none of `words`.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the file of word vectors, such as glove.6B.300d.txt")
-    vectors, ids, seen, width = [], [], {}, None
+    vectors, ids, seen, width, promised = [], [], {}, None, 0
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as f:
         try:
             for at, line in enumerate(f, 1):
                 word, *numbers = line.rstrip("\r\n ").split(" ")
                 if at == 1 and len(numbers) == 1 and word.isdigit() and numbers[0].isdigit():
-                    width = int(numbers[0])  # a header
+                    promised, width = int(word), int(numbers[0])  # a header
                     continue
                 if not word and not numbers:
                     raise ValueError(f"{path}, line {at}: empty; each line holds a word and its numbers")
@@ -59,6 +59,10 @@ def read_vectors(path: str | Path, words: dict[str, int]) -> tuple[np.ndarray, n
             raise ValueError(f"{path}: a damaged .gz ({e}); fetch it again") from e
     if not seen:
         raise ValueError(f"{path}: holds no word; each line must hold a word and its numbers")
+    if len(seen) < promised:
+        raise ValueError(
+            f"{path}: its first line says {promised} words, but it has {len(seen)}; fetch the rest, or correct that line"
+        )
     if not vectors:
         raise ValueError(f"{path}: has none of the {len(words)} words of the data; are both of one language and case?")
     return np.stack(vectors), np.array(ids)
