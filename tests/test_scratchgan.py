@@ -343,6 +343,13 @@ def share_right(generator) -> float:
     return float(np.mean([len(set(r)) == 1 and len(r) > 1 and bool(e) for r, e in zip(rows, ended, strict=True)]))
 
 
+@pytest.mark.parametrize("reward", ["constant", "random", "frozen", "shuffled"])
+def test_a_control_that_asks_no_discriminator_trains_none(reward, tmp_path):
+    _, run = run_of(tmp_path / reward, rounds=1, steps=2, reward=reward)
+    last = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    assert ("p_real" in next(r for r in last if r["kind"] == "train")) == (reward == "shuffled")
+
+
 @pytest.mark.slow
 def test_it_learns_from_scratch_and_its_control_does_not(tmp_path):
     learnt, run = run_of(tmp_path / "run", rounds=12, steps=25)

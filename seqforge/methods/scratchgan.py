@@ -124,6 +124,11 @@ class ScratchGANConfig:
         ranges.check(self, lr="above 0", d_lr="above 0", clip="0 or more", l2="0 or more", d_l2="0 or more")
         ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)")
 
+    @property
+    def judged(self) -> bool:
+        """Whether the reward asks the discriminator anything; else it is not trained."""
+        return self.reward not in ("constant", "random")
+
     def settled(self, source: str) -> "ScratchGANConfig":
         """With the file of word vectors found and its path absolute, so that the run goes on from any folder.
 
@@ -181,6 +186,7 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
     def drawn() -> Samples:
         return sample(learner.eval(), uniform((config.batch, corpus.max_length), run.rng("samples"), run.device))
 
+    d_steps = config.d_steps if config.judged and config.reward != "frozen" else 0
     if run.once("untrained"):
         mle.measure(generator.eval(), corpus, config.monitor, run, "adversarial")
         run.checkpoint()  # until a better one: the best by validation
@@ -188,7 +194,7 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
         sums: dict[str, Tensor] = {}
         for step in range(round_ * config.steps, (round_ + 1) * config.steps):
             found: dict[str, Tensor] = {}
-            for _ in range(config.d_steps if config.reward != "frozen" else 0):  # of several the last one is logged
+            for _ in range(d_steps):  # of several the last one is logged
                 rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real")).to(run.device)
                 found = discriminator_step(
                     discriminator.train(), d_optimizer, corpus.train[rows], drawn(), config, run.precision
