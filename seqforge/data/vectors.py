@@ -61,7 +61,7 @@ def read_vectors(path: str | Path, words: dict[str, int]) -> tuple[np.ndarray, n
         raise ValueError(f"{path}: holds no word; each line must hold a word and its numbers")
     if len(seen) < promised:
         raise ValueError(
-            f"{path}: its first line says {promised} words, but it has {len(seen)}; fetch the rest, or correct that line"
+            f"{path}: its first line says {promised} words, but it has {len(seen)}; fetch the rest, or correct the line"
         )
     if not vectors:
         raise ValueError(f"{path}: has none of the {len(words)} words of the data; are both of one language and case?")
