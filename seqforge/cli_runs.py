@@ -330,7 +330,11 @@ def compare_(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="short for --format json")
     parser.add_argument("--format", default="table", help="table, json, markdown or latex (for booktabs)")
-    parser.add_argument("--plot", type=Path, help="write NLL_oracle over NLL_test of all runs to this PNG")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        help="write NLL_oracle over NLL_test of all runs to this PNG; of runs on a grammar, right samples by round",
+    )
     args = parser.parse_args(argv)
     shown = "json" if args.json else args.format
     if shown not in ("table", *FORMATS):

@@ -300,6 +300,32 @@ def test_the_picture_has_the_path_of_every_stage(tmp_path, monkeypatch, method, 
     assert last.get_label() == name
 
 
+def test_the_picture_of_runs_on_a_grammar_has_the_share_of_right_samples_by_round(tmp_path, monkeypatch):
+    runs = []
+    for reward, last in (("discriminator", 0.4), ("constant", 0.0)):
+        run = make_run(tmp_path / reward, 1, [], [], method="scratchgan", reward=reward)
+        right = {"name": "grammatical", "temperature": 1.0, "value": 0.9}
+        named = [("MLE counterpart", [right]), ("final", [{**right, "value": last}])]
+        (run / "scores.json").write_text(json.dumps({"generators": [{"name": n, "scores": s} for n, s in named]}))
+        looks = [{"step": step, "value": value} for step, value in ((12, 0.0), (17, last / 2), (22, last))]
+        records = [
+            {"phase": "adversarial", "kind": "evaluation", "step": x["step"], "scores": {"grammatical": x}}
+            for x in looks
+        ]
+        (run / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+        runs.append(run)
+    drawn = []
+    monkeypatch.setattr(comparison, "write_png", lambda figure, _: drawn.append(figure))
+    comparison.compare_png(runs, tmp_path / "plot.png")
+    lines = drawn[0].axes[0].get_lines()
+    paths = [list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in lines]
+    assert paths[0] == [(0, 0.0), (5, 0.2), (10, 0.4)]
+    assert paths[2] == [(0, 0.0), (5, 0.0), (10, 0.0)]
+    assert [line.get_label() for line in lines][1::2] == [f"scratchgan, {r.name} reward, training" for r in runs]
+    assert list(lines[4].get_ydata()) == [0.9, 0.9]
+    assert lines[4].get_label() == "MLE counterpart"
+
+
 def three_groups(home):
     """Discriminator, constant and random reward, seeds 0 to 2; the first is best in two of three."""
     drops = {"discriminator": [0.3, 0.5, 0.1], "constant": [0.2, 0.3, 0.2], "random": [0.0, 0.1, 0.05]}
