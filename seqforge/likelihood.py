@@ -207,7 +207,7 @@ def _hidden_within(
     return torch.cat(found).index_select(0, at), real
 
 
-GROUPS, GROUP_ROWS = 4, 32  # of like lengths: more groups, and smaller ones, cost more than the padding that they spare
+GROUPS, GROUP_ROWS = 4, 64  # of like lengths: more groups, and smaller ones, cost more than the padding that they spare
 
 
 def _alike(lengths: Tensor) -> list[Tensor]:
