@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqforge.models.generator import (
-    Context,
-    Generator,
-    HeadedGenerator,
+from seqforge.models.generator import Context, Generator, HeadedGenerator
+from seqforge.models.heads import (
     head_divergence,
     head_log_probs,
     head_weighted_nll,

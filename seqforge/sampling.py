@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from seqforge.models.generator import (
-    CORE_FLOATS,
-    LOG2_E,
     Context,
     Generator,
-    Head,
     HeadedGenerator,
     State,
     reader,
+)
+from seqforge.models.heads import (
+    CORE_FLOATS,
+    LOG2_E,
+    Head,
     threads_of,
     unscaled_softmax,
 )

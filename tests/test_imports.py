@@ -26,8 +26,8 @@ TABLE = {
     "seqforge.objectives": "",
     "seqforge.data*": "seqforge.data* seqforge.ranges",
     "seqforge.models*": "seqforge.models* seqforge.ranges",
-    "seqforge.sampling": "seqforge.models.generator",
-    "seqforge.likelihood": "seqforge.sampling seqforge.models.generator",
+    "seqforge.sampling": "seqforge.models.generator seqforge.models.heads",
+    "seqforge.likelihood": "seqforge.sampling seqforge.models.generator seqforge.models.heads",
     "seqforge.rewards": "seqforge.sampling seqforge.models.generator",
     "seqforge.discriminate": "seqforge.objectives seqforge.sampling seqforge.models.generator seqforge.data.corpus "
     "seqforge.run",

@@ -9,9 +9,8 @@ from torch import nn
 from worlds import far, gradients, plain_log_probs, rng, tiny
 
 from seqforge.likelihood import sequence_nll
-from seqforge.models.generator import (
-    Generator,
-    HeadedGenerator,
+from seqforge.models.generator import Generator, HeadedGenerator
+from seqforge.models.heads import (
     head_divergence,
     head_log_probs,
     head_weighted_nll,
@@ -184,7 +183,7 @@ def threads(request, monkeypatch):
     (49,000 floats here, so that the limit lies below it).
     """
     if "one sum" in request.param:
-        monkeypatch.setattr("seqforge.models.generator.CORE_FLOATS", 40_000)
+        monkeypatch.setattr("seqforge.models.heads.CORE_FLOATS", 40_000)
     torch.set_num_threads(int(request.param[0]))
     yield request.param
     torch.set_num_threads(1)

@@ -6,7 +6,7 @@ from torch import nn
 
 from seqforge import likelihood
 from seqforge.cli import main
-from seqforge.models.generator import head_weighted_nll
+from seqforge.models.heads import head_weighted_nll
 
 WORLD = ["--data.source", "oracle", "--data.vocab_size", "20", "--data.max_length", "6", "--data.train_size", "64"]
 WORLD += [

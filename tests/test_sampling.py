@@ -12,7 +12,7 @@ from worlds import Headless, every_sequence, far, fork_logits, garbled, gradient
 
 from seqforge import likelihood
 from seqforge.likelihood import log_probs, sequence_nll, weighted_nll
-from seqforge.models.generator import Head
+from seqforge.models.heads import Head
 from seqforge.models.transformer import TransformerGenerator
 from seqforge.sampling import Filter, begin, complete, draw, mask_of, retrace, sample, sample_chunks, uniform
 

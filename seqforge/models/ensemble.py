@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from seqforge.models.generator import Generator, State, mean_of
+from seqforge.models.generator import Generator, State
+from seqforge.models.heads import mean_of
 
 
 @dataclass(frozen=True)
