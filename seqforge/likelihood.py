@@ -36,11 +36,12 @@ def weighted_nll(
     generator: Generator,
     ids: Tensor,
     lengths: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     read: Tensor | None = None,
     smoothing: float = 0.0,
     context: Context | None = None,
     precision: str = "fp32",
+    others: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Loss sum_{b,t} weight[b,t] * -log p(y_t | y_<t) over the tokens of each sequence, and those log-probabilities
     (B,T) without gradient. Every likelihood and policy-gradient loss is this with its own weights (objectives.py).
@@ -49,14 +50,23 @@ def weighted_nll(
     smoothing: share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
     precision: bf16 makes the products with a linear head, two thirds of the work at a large V, in bfloat16; gradients
     are then off by some .3 % (logits of up to 10) to .7 % (to 25), the returned log-probabilities by up to .03 to .05.
+    others: tokens (B,T,K) that might have come at each place, and weights (B,T,K) that add up to 0 there, for a
+    generator with a linear head: adds sum weight * -log p(other | y_<t), in which the normaliser cancels. With `weight`
+    None there is no more than that: no softmax is taken, and log-probabilities are 0.
     """
     read = ids if read is None else read
     if isinstance(generator, HeadedGenerator):
         hidden, real = _hidden_within(generator, read, lengths, context)
-        loss, logp = _headed_nll(generator.head, hidden, real, ids, weight, precision)
-        if smoothing:
-            loss = loss + smoothing * _above_mean(generator.head, hidden, ids[real], weight[real])
+        loss, logp = hidden.new_zeros(()), hidden.new_zeros(ids.shape)
+        if weight is not None:
+            loss, logp = _headed_nll(generator.head, hidden, real, ids, weight, precision)
+            if smoothing:
+                loss = loss + smoothing * _above_mean(generator.head, hidden, ids[real], weight[real])
+        if others is not None:
+            loss = loss - _weighted_logits(generator.head, hidden, others[0][real], others[1][real])
         return loss, logp
+    assert others is None, "candidates only of a generator with a linear head"
+    assert weight is not None
     mask = mask_of(lengths, ids.shape[1])
     weight = weight * mask
     first, state = generator.start(ids.shape[0], context)
@@ -76,6 +86,13 @@ def _above_mean(head: nn.Linear, hidden: Tensor, targets: Tensor, weight: Tensor
     if head.bias is not None:
         above = above + head.bias[targets] - head.bias.mean()
     return (weight * above).sum()
+
+
+def _weighted_logits(head: nn.Linear, hidden: Tensor, tokens: Tensor, weight: Tensor) -> Tensor:
+    """sum weight * logit of hidden vectors (N,H), tokens (N,K), weight (N,K): of the head, the rows asked for alone."""
+    mixed = (weight[..., None] * F.embedding(tokens, head.weight)).sum(1)  # (N,H)
+    total = (hidden * mixed).sum()
+    return total if head.bias is None else total + (weight * head.bias[tokens]).sum()
 
 
 def weighted_nll_of(

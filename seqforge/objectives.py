@@ -126,10 +126,10 @@ def rank_rescale(value: Tensor, mask: Tensor, delta: float) -> Tensor:
     return torch.sigmoid(delta * (0.5 - rank / mask.sum(0).clamp_min(1))) * mask
 
 
-def token_reward(logit: Tensor, mask: Tensor) -> Tensor:
-    """2 p(real) - 1 of every token, in (-1, 1) (B,T); 0 past the end."""
+def token_reward(logit: Tensor, mask: Tensor, form: Literal["probability", "logit"] = "probability") -> Tensor:
+    """2 p(real) - 1 of every token, in (-1, 1), or its logit log p(real) / p(generated) (B,T); 0 past the end."""
     assert logit.shape == mask.shape
-    return (2 * torch.sigmoid(logit) - 1) * mask
+    return (logit if form == "logit" else 2 * torch.sigmoid(logit) - 1) * mask
 
 
 def token_discriminator_loss(logit: Tensor, mask: Tensor, label: Tensor, places: int) -> Tensor:

@@ -35,11 +35,16 @@ OPENING = 2  # tokens that may have a temperature of their own: as many as LeakG
 
 @dataclass(frozen=True)
 class Samples:
-    """ids (B,T), lengths (B,), logp (B,T): log-probability (nats) at the temperature sampled at, 0 past the end."""
+    """ids (B,T), lengths (B,), logp (B,T): log-probability (nats) at the temperature sampled at, 0 past the end.
+
+    candidates: tokens (B,T,K) that might have come at each place, where noise (B,T,K) asked for them: independent draws
+    from p(. | y_<t), the first of which is the token itself; 0 past the end.
+    """
 
     ids: Tensor
     lengths: Tensor
     logp: Tensor
+    candidates: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,8 @@ def uniform(shape: tuple[int, ...], rng: torch.Generator, device: torch.device |
 
 
 def draw(p: Tensor, u: Tensor) -> Tensor:
-    """Inverse CDF: the token at which the running sum of p (B,V) passes u (B,) in [0,1) -> (B,) ids.
+    """Inverse CDF: the token at which the running sum of p (B,V) passes u (B,) in [0,1) -> (B,) ids. u may be (B,K): K
+    draws a row.
 
     Two levels (blocks of about sqrt(V), then the block): a running sum over all of V is slower than softmax, and
     torch.multinomial some twenty times slower. p need not be normalised. Running sums are in double precision, so that
@@ -144,15 +150,15 @@ def _sums(p: Tensor) -> tuple[Tensor, Tensor]:
 
 def _draw(p: Tensor, u: Tensor, blocks: Tensor, running: Tensor) -> Tensor:
     """`draw` of p (B,V) whose sums are known."""
-    v, width = p.shape[1], _block_width(p.shape[1])
-    target = u[:, None] * running[:, -1:]  # below the last sum, as u < 1
-    block = torch.searchsorted(running, target, right=True)  # (B,1)
+    (b, v), width = p.shape, _block_width(p.shape[1])
+    target = u.reshape(b, -1) * running[:, -1:]  # (B,K), below the last sum, as u < 1
+    block = torch.searchsorted(running, target, right=True)  # (B,K)
     offset = target - (running.gather(1, block) - blocks.gather(1, block))
-    at = block * width + torch.arange(width, device=p.device)
+    at = (block[..., None] * width + torch.arange(width, device=p.device)).flatten(1)  # (B,K*width)
     inside = p.gather(1, at.clamp_max(v - 1)).masked_fill(at >= v, 0.0) if v % width else p.gather(1, at)
-    inner = inside.cumsum(1, dtype=torch.float64)  # (B,width)
-    offset = torch.minimum(offset.clamp_min(0.0), inner[:, -1:] * (1 - 1e-12))  # the block's sum was rounded
-    return (block * width + torch.searchsorted(inner, offset, right=True)).squeeze(1)
+    inner = inside.view(b, -1, width).cumsum(2, dtype=torch.float64)
+    offset = torch.minimum(offset.clamp_min(0.0), inner[..., -1] * (1 - 1e-12))  # the block's sum was rounded
+    return (block * width + torch.searchsorted(inner, offset[..., None], right=True).squeeze(2)).view(u.shape)
 
 
 @functools.cache
@@ -199,12 +205,14 @@ def complete(
     generator: Generator, fork: Fork, noise: Tensor, filter: Filter = PLAIN, trail: list | None = None
 ) -> Samples:
     """Continue every row of `fork` to its end token or to T = noise.shape[1]: `Samples` whose ids start at each row's
-    position (what came before is 0 here). Rows that end leave the batch. `noise` is (B,T).
+    position (what came before is 0 here). Rows that end leave the batch. `noise` is (B,T), or (B,T,K) for K candidates
+    at every place, of which the first goes on.
 
     `trail`: a list that receives (rows, fork) before every token but the first: the rows that go on, and where from.
     """
-    rows, horizon = noise.shape
+    rows, horizon = noise.shape[:2]
     ids = torch.zeros(rows, horizon, dtype=torch.long, device=noise.device)
+    candidates = torch.zeros(noise.shape, dtype=torch.long, device=noise.device) if noise.ndim == 3 else None
     logp = torch.zeros(rows, horizon, device=noise.device)
     lengths = torch.full((rows,), horizon, device=noise.device)
     alive = torch.arange(rows, device=noise.device)
@@ -217,6 +225,8 @@ def complete(
         if filter.opening is not None:
             cooled = torch.where(position < OPENING, filter.temperature / filter.opening, 1.0)
         token, token_logp = _draw_next(head, output, noise[alive, position], filter, end, early, cooled)
+        if candidates is not None:
+            candidates[alive, position], token = token, token[:, 0]
         ids[alive, position] = token
         logp[alive, position] = token_logp
         position = position + 1
@@ -227,7 +237,7 @@ def complete(
             lengths[alive[ended]] = position[ended]
             keep = (~ended).nonzero().squeeze(1)
             if not len(keep):
-                return Samples(ids, lengths, logp)
+                return Samples(ids, lengths, logp, candidates)
             alive, token, position, state = alive[keep], token[keep], position[keep], state.select(keep)
         outputs, state = extend(token[:, None], state)
         output = outputs[:, -1]
@@ -248,8 +258,9 @@ def _draw_next(
     early: Tensor | None = None,
     cooled: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The next token and its log-probability (B,) each, from hidden vectors or logits (B,K) and noise (B,). Rows that
+    """The next token and its log-probability (B,) each, from hidden vectors or logits (B,H) and noise (B,). Rows that
     are `early` (B,) do not draw the token `end`; `cooled` (B,): by how much the logits of each are multiplied first.
+    Of noise (B,K), K tokens (B,K) and the log-probability of the first.
     """
     width = head.linear.out_features if head is not None else output.shape[1]
     rows = cache_rows(width, output.device)
@@ -268,7 +279,7 @@ def _draw_next(
         if cooled is not None:
             logits = logits * cooled[part, None]
         if filter == GREEDY:  # nothing is drawn
-            tokens.append(logits.argmax(1))
+            tokens.append(logits.argmax(1).view(-1, *[1] * (u.ndim - 1)).expand_as(u[part]))
             chosen.append(logits.new_ones(len(logits)))
             continue
         if bits:
@@ -285,7 +296,7 @@ def _draw_next(
                 blocks, running = _sums(p)
         token = _draw(p, u[part], blocks, running)
         tokens.append(token)
-        chosen.append(p.gather(1, token[:, None]).squeeze(1) / running[:, -1].to(p.dtype))
+        chosen.append(p.gather(1, token.view(len(p), -1)[:, :1]).squeeze(1) / running[:, -1].to(p.dtype))
     one = len(tokens) == 1
     return tokens[0] if one else torch.cat(tokens), (chosen[0] if one else torch.cat(chosen)).log().float()
 
@@ -314,11 +325,14 @@ def sample(
     rows: int | None = None,
     context: Context | None = None,
 ) -> Samples:
-    """One sequence a row of `noise` (B,T), in chunks of `rows` (default: what fits the cache). `context`: of B rows,
-    for a generator that answers; so everywhere below.
+    """One sequence a row of `noise` (B,T), in chunks of `rows` (default: what fits the cache); of noise (B,T,K) with K
+    candidates at every place. `context`: of B rows, for a generator that answers; so everywhere below.
     """
     parts = list(sample_chunks(generator, noise, filter, rows, context))
-    return Samples(*(torch.cat([getattr(s, name) for s in parts]) for name in ("ids", "lengths", "logp")))
+    if len(parts) == 1:
+        return parts[0]
+    names = ["ids", "lengths", "logp", *["candidates"] * (noise.ndim == 3)]
+    return Samples(*(torch.cat([getattr(s, name) for s in parts]) for name in names))
 
 
 def sample_chunks(

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from worlds import Headless, every_sequence, far, garbled, gradients, rng
 
 from seqforge import objectives
+from seqforge.candidates import relative_worth, share_worth
 from seqforge.data.corpus import Corpus, Split, ids_tokenizer
 from seqforge.likelihood import log_probs, sequence_nll
 from seqforge.methods import mle, scratchgan
@@ -217,11 +218,13 @@ def test_reward_and_discriminator_loss():
     lengths = torch.tensor([7, 1, 3, 6, 2, 4])
     mask, label = mask_of(lengths, T), torch.tensor([True] * 3 + [False] * 3)
     reward = objectives.token_reward(logit, mask)
+    logits = objectives.token_reward(logit, mask, "logit")
     loss = objectives.token_discriminator_loss(logit, mask, label, 3 * T)
     total = 0.0
     for b, t in itertools.product(range(6), range(T)):
         p = sigmoid(float(logit[b, t]))
         assert float(reward[b, t]) == pytest.approx(2 * p - 1 if t < lengths[b] else 0.0, abs=1e-12)
+        assert float(logits[b, t]) == (float(logit[b, t]) if t < lengths[b] else 0.0)
         total -= 0.5 * math.log(p if label[b] else 1 - p) if t < lengths[b] else 0.0
     assert float(loss) == pytest.approx(total / (3 * T), rel=1e-6)
 
@@ -391,6 +394,18 @@ def test_the_discriminator_takes_as_many_updates_as_asked_on_sequences_of_their_
         assert all(a != b for a, b in itertools.combinations(side, 2))
 
 
+def test_shared_sequences_are_told_apart_after_they_are_rewarded(tmp_path, monkeypatch):
+    seen = []
+    for name, at in (("generator_step", 2), ("discriminator_step", 3)):
+        plain = getattr(scratchgan, name)
+        monkeypatch.setattr(
+            scratchgan, name, lambda *a, n=name, f=plain, at=at: (seen.append((n, a[at].ids.tolist())), f(*a))[1]
+        )
+    run_of(tmp_path / "run", rounds=1, steps=2, share=True)
+    assert [name for name, _ in seen] == ["generator_step", "discriminator_step"] * 2
+    assert seen[0][1] == seen[1][1] != seen[2][1] == seen[3][1]
+
+
 def test_the_average_of_the_weights_is_kept_and_the_learner_goes_on_without_it(tmp_path, monkeypatch):
     seen, plain = [], mle.follow
     monkeypatch.setattr(mle, "follow", lambda a, m, d, step: (seen.append((d, step)), plain(a, m, d, step)))
@@ -412,6 +427,11 @@ def test_the_average_of_the_weights_is_kept_and_the_learner_goes_on_without_it(t
         ({"batch": 4, "accumulate": 5}, "accumulate is 5"),
         ({"steps": 0}, "steps is 0"),
         ({"d_steps": 0}, "d_steps is 0"),
+        ({"candidates": 0}, "candidates is 0"),
+        ({"candidates": 4, "reward_at": "end"}, "candidates is 4"),
+        ({"reward_form": "ratio"}, "of which there is 1"),
+        ({"share": True, "d_steps": 2}, "d_steps is 2"),
+        ({"warmup": -1}, "warmup is -1"),
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"decay": -0.1}, "decay is -0.1"),
         ({"beta1": 1.0}, "beta1 is 1.0"),
@@ -441,3 +461,121 @@ def test_loss_of_a_batch_of_no_padding_is_torchs_own():
     assert float(objectives.token_discriminator_loss(logit, mask, label, 4 * T)) == pytest.approx(
         float(truth), rel=1e-5
     )
+
+
+# --- candidates ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+def test_candidates_are_judged_as_the_sequences_that_hold_them(layer_norm):
+    discriminator = TokenDiscriminator(V, T, 3, 4, hidden=6, layer_norm=layer_norm, seed=2).eval()
+    torch.nn.init.normal_(discriminator.bias, generator=rng(4))
+    torch.nn.init.normal_(discriminator.into.bias, generator=rng(5))
+    lengths = torch.tensor([3, T, 1, 5, T])
+    ids = torch.randint(V, (5, T), generator=rng(1)) * mask_of(lengths, T)
+    candidates = torch.randint(V, (5, T, 4), generator=rng(2))
+    found = discriminator.of_candidates(ids, lengths, candidates)
+    for row, n in enumerate(lengths.tolist()):
+        assert not found[row, n:].any()
+        for t, k in itertools.product(range(n), range(4)):
+            other = ids[row : row + 1, : t + 1].clone()
+            other[0, t] = candidates[row, t, k]
+            one = discriminator(F.pad(other, (0, T - t - 1)), torch.tensor([t + 1]))[0, t]
+            assert abs(found[row, t, k].item() - one.item()) <= 1e-5
+
+
+def test_candidates_are_drawn_from_what_the_token_was():
+    generator = made(eos_id=2)
+    noise = uniform((1, T), rng(6))
+    one = sample(generator, noise)
+    n = int(one.lengths)
+    assert n >= 3
+    more = uniform((4000, T, 5), rng(2))
+    many = sample(generator, torch.cat([noise[..., None].expand(4000, -1, -1), more], -1), rows=1700)
+    assert torch.equal(many.ids, one.ids.expand(4000, -1))
+    assert (many.logp - one.logp).abs().max() <= 1e-6
+    drawn = many.candidates
+    assert torch.equal(drawn[..., 0], many.ids)
+    assert not drawn[:, n:].any()
+    first, state = generator.start(1)
+    later, _ = generator.extend(one.ids[:, :-1], state)
+    p = torch.cat([first[:, None], later], 1)[0].softmax(-1)  # (T,V)
+    for t in range(n):
+        shares = torch.bincount(drawn[:, t, 1:].flatten(), minlength=V) / 20_000
+        assert ((shares - p[t]).abs() <= 4 * (p[t] * (1 - p[t]) / 20_000).sqrt() + 1e-4).all()
+
+
+def test_candidates_expected_gradient_is_that_of_one_draw():
+    """At one place, all K-tuples of draws weighted by their probability: the gradient of the expected reward."""
+    logits = torch.randn(4, generator=rng(1), dtype=torch.double).requires_grad_()
+    reward = torch.randn(4, generator=rng(2), dtype=torch.double)
+    p = logits.softmax(0)
+    (truth,) = torch.autograd.grad((p * reward).sum(), logits, retain_graph=True)
+    total = torch.zeros(())
+    for each in itertools.product(range(4), repeat=3):
+        at = torch.tensor(each)
+        weight = relative_worth(reward[at])
+        assert abs(float(weight.sum())) <= 1e-12
+        total = total + p.detach()[at].prod() * (weight * logits[at]).sum()
+    (ours,) = torch.autograd.grad(total, logits)
+    assert (ours - truth).abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize(("gamma", "absorbing"), [(1.0, False), (0.23, False), (0.23, True)])
+def test_candidates_leave_the_expected_update_of_whole_sequences_as_it_is(gamma, absorbing):
+    """All sequences of V=3, T=4, and at every place all of what a second candidate may be: with and without candidates
+    the expected gradient of the loss is one.
+    """
+    generator = SkipLSTMGenerator(3, 0, 3, hidden=4, eos_id=2, seed=1).double().eval()
+    torch.nn.init.normal_(generator.head.weight, generator=rng(1))
+    discriminator = TokenDiscriminator(3, 4, 0, 3, hidden=4, seed=2).double().eval()
+    ids, lengths = every_sequence(eos_id=2)
+    mask = mask_of(lengths, 4)
+    with torch.no_grad():
+        reward = objectives.token_reward(discriminator(ids, lengths), mask)
+        first, state = generator.start(len(ids))
+        later, _ = generator.extend(ids[:, :-1], state)
+        chance = torch.cat([first[:, None], later], 1).softmax(-1)  # (B,T,V)
+        p = log_probs(generator, ids, lengths).sum(1).exp()[:, None]
+    returns = objectives.discounted_return(reward, mask, gamma, absorbing)
+    truth = gradients(scratchgan.weighted_nll(generator, ids, lengths, p * returns)[0], generator)
+    ours = scratchgan.weighted_nll(generator, ids, lengths, p * (returns - reward - 0.4) * mask)[0]
+    for a in range(3):
+        candidates = torch.stack([ids, torch.full_like(ids, a)], -1)
+        logit = discriminator.of_candidates(ids, lengths, candidates)
+        each = objectives.token_reward(logit, mask[..., None].expand_as(candidates))
+        weight = relative_worth(each) * (p * chance[..., a])[..., None]
+        ours = ours + scratchgan.weighted_nll(generator, ids, lengths, 0 * p * mask, others=(candidates, weight))[0]
+    assert far(gradients(ours, generator), truth) <= 1e-10
+    assert max(float(g.abs().max()) for g in truth.values()) > 1e-3
+
+
+def test_shares_of_many_candidates_are_likelihood_on_the_data():
+    """With logits log p/q of the best discriminator the expected gradient of log q is that of the data's next token."""
+    data, logits = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0.9, 0.1, -0.4, 0.3])
+    q = logits.softmax(0)
+    drawn = torch.multinomial(q, 400 * 512, replacement=True, generator=rng(1)).view(400, 512)
+    weight = share_worth((data / q).log()[drawn] + torch.randn(400, 1, generator=rng(2)))  # the prefix's own cancels
+    assert weight.sum(1).abs().max() <= 1e-5
+    ours = torch.zeros(400, 4).scatter_add(1, drawn, weight).mean(0)  # d sum_k weight_k log q(a_k) / d logits
+    assert (ours - (data - q)).abs().max() <= 0.005
+    assert (data - q).abs().max() >= 0.1
+
+
+@pytest.mark.parametrize("reward", ["discriminator", "constant", "shuffled"])
+def test_a_run_with_candidates_and_a_slow_start(reward, tmp_path, monkeypatch):
+    seen, plain = [], scratchgan.generator_step
+
+    def watch(generator, optimizer, fake, advantage, config, precision, others):
+        seen.append((optimizer.param_groups[0]["lr"], fake, *others))
+        return plain(generator, optimizer, fake, advantage, config, precision, others)
+
+    monkeypatch.setattr(scratchgan, "generator_step", watch)
+    options = {"candidates": 3, "reward_form": "logit", "warmup": 4, "absorbing": True, "lr": 0.01}
+    run_of(tmp_path / reward, rounds=2, steps=3, reward=reward, **options)
+    assert [lr for lr, *_ in seen] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+    for _, fake, candidates, weight in seen:
+        assert torch.equal(candidates[..., 0], fake.ids)
+        assert weight.sum(-1).abs().max() <= 1e-5
+        assert bool(weight.any()) == (reward != "constant")
+        assert not weight[~mask_of(fake.lengths, weight.shape[1])].any()

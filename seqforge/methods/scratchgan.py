@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from seqforge import discriminate, objectives, ranges, rewards
+from seqforge.candidates import relative_worth, share_worth
 from seqforge.data.corpus import Corpus, Split
 from seqforge.data.vectors import read_vectors
 from seqforge.likelihood import weighted_nll
@@ -60,11 +61,18 @@ class ScratchGANConfig:
         rounds: times that the steps below are followed by a look at the validation set
         steps: steps a round, each of the discriminator's updates and one of the generator (ScratchGAN: 200,000 in all)
         d_steps: updates of the discriminator a step, each on fresh sequences (ScratchGAN: 1)
+        share: the discriminator's one update comes after the generator's, on the very sequences that it was rewarded
+            for, which spares drawing others (ScratchGAN: no)
         batch: sequences a step of either (ScratchGAN: 512)
         accumulate: parts that a batch is cut into, to fit the memory; the same update but for rounding and, with
             dropout, a mask for each part
         reward: the discriminator's, or a null control in its place
         reward_at: tokens: one for each; end: the last token's, for the whole sequence (ScratchGAN: tokens)
+        reward_form: probability: 2 p(real) - 1; logit: log p(real) / p(generated); ratio: a candidate's share of all
+            candidates' p(real) / p(generated), which covers the data where the others pick from it (MaliGAN's
+            normalised weights, Che et al. 2017, arXiv 1702.07983; ScratchGAN: probability)
+        candidates: tokens drawn at every place, the sequence's own among them, each of which is rewarded, by how much
+            better it is than the others; the expected update is the same, and steadier (ScratchGAN: 1)
         gamma: discount a token (ScratchGAN: 0.23)
         absorbing: a sequence's last reward goes on past its end, so that its length is not chosen by the sign of the
             rewards (ScratchGAN: no)
@@ -72,6 +80,8 @@ class ScratchGANConfig:
         decay: share of itself that the published baseline keeps, or of the new the slow one takes (ScratchGAN: .08)
         lr: Adam's step size of the generator (ScratchGAN: 0.0000959)
         d_lr: Adam's step size of the discriminator (ScratchGAN: 0.00938)
+        warmup: steps over which lr rises to its value, evenly; while all words are as likely, what is better than what
+            is noise, and a long step collapses onto it (ScratchGAN: 0)
         beta1: of both Adams (ScratchGAN: 0.5)
         clip: largest gradient norm of the generator; 0: none (ScratchGAN: none)
         average: decay a step of a moving average of the generator's weights, rising to this from .1; it is what is
@@ -91,16 +101,20 @@ class ScratchGANConfig:
     rounds: int = 50
     steps: int = 50
     d_steps: int = 1
+    share: bool = False
     batch: int = 128
     accumulate: int = 1
     reward: rewards.Reward = "discriminator"
     reward_at: Literal["tokens", "end"] = "tokens"
+    reward_form: Literal["probability", "logit", "ratio"] = "probability"
+    candidates: int = 1
     gamma: float = 0.23
     absorbing: bool = False
     moving: Literal["published", "slow", "none"] = "published"
     decay: float = 0.08
     lr: float = 0.001
     d_lr: float = 0.001
+    warmup: int = 0
     beta1: float = 0.5
     clip: float = 0.0
     average: float = 0.0
@@ -109,7 +123,15 @@ class ScratchGANConfig:
 
     def __post_init__(self):
         ranges.check(self, rounds="at least 0", steps="at least 1", batch="at least 1", accumulate="at least 1")
-        ranges.check(self, d_steps="at least 1")
+        ranges.check(self, d_steps="at least 1", candidates="at least 1", warmup="at least 0")
+        if self.candidates == 1 and self.reward_form == "ratio":
+            raise ValueError("reward_form ratio is a share among candidates, of which there is 1; use candidates 16")
+        if self.candidates > 1 and self.reward_at == "end":
+            raise ValueError(
+                f"candidates is {self.candidates}, but with reward_at end no token but the last has a reward; use 1"
+            )
+        if self.share and self.d_steps > 1:
+            raise ValueError(f"d_steps is {self.d_steps}, but with share there is one set of sequences a step; use 1")
         if self.accumulate > self.batch:
             raise ValueError(
                 f"accumulate is {self.accumulate}, but a batch of {self.batch} has no more parts than rows"
@@ -183,8 +205,14 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
     run.keep("discriminator.optimizer", d_optimizer)
     baseline = run.keep("baseline", Moving(config.moving, config.decay))
 
-    def drawn() -> Samples:
-        return sample(learner.eval(), uniform((config.batch, corpus.max_length), run.rng("samples"), run.device))
+    def drawn(candidates: int = 1) -> Samples:
+        shape = (config.batch, corpus.max_length, *[candidates] * (candidates > 1))
+        return sample(learner.eval(), uniform(shape, run.rng("samples"), run.device))
+
+    def told_apart(fake: Samples) -> dict[str, Tensor]:
+        rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real")).to(run.device)
+        real = corpus.train[rows]
+        return discriminator_step(discriminator.train(), d_optimizer, real, fake, config, run.precision)
 
     d_steps = config.d_steps if config.judged and config.reward != "frozen" else 0
     if run.once("untrained"):
@@ -193,18 +221,25 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
     for round_ in run.loop("adversarial", config.rounds):
         sums: dict[str, Tensor] = {}
         for step in range(round_ * config.steps, (round_ + 1) * config.steps):
+            g_optimizer.param_groups[0]["lr"] = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
             found: dict[str, Tensor] = {}
-            for _ in range(d_steps):  # of several the last one is logged
-                rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real")).to(run.device)
-                found = discriminator_step(
-                    discriminator.train(), d_optimizer, corpus.train[rows], drawn(), config, run.precision
-                )
-            fake = drawn()
-            mask = mask_of(fake.lengths, corpus.max_length)
-            reward = token_rewards(config, discriminator, fake, mask, run)
-            returns = objectives.discounted_return(reward, mask, config.gamma, config.absorbing)
-            advantage = (returns - baseline.update(returns, mask)) * mask
-            found |= generator_step(learner.train(), g_optimizer, fake, advantage, config, run.precision)
+            for _ in range(0 if config.share else d_steps):  # of several the last one is logged
+                found = told_apart(drawn())
+            fake = drawn(config.candidates)
+            mask, others = mask_of(fake.lengths, corpus.max_length), None
+            if fake.candidates is None:
+                reward = token_rewards(config, discriminator, fake, mask, run)
+                to_come = objectives.discounted_return(reward, mask, config.gamma, config.absorbing)
+            else:  # the token's own reward is among the candidates'
+                reward, worth = candidate_rewards(config, discriminator, fake, mask, run)
+                to_come = objectives.discounted_return(reward, mask, config.gamma, config.absorbing) - reward
+                others = (fake.candidates, worth)
+            advantage = None
+            if others is None or config.gamma:
+                advantage = (to_come - baseline.update(to_come, mask)) * mask
+            found |= generator_step(learner.train(), g_optimizer, fake, advantage, config, run.precision, others)
+            if config.share and d_steps:
+                found |= told_apart(fake)
             if config.average:
                 mle.follow(generator, learner, config.average, step)
             tokens = mask.sum()
@@ -275,12 +310,33 @@ def token_rewards(config: ScratchGANConfig, discriminator: nn.Module, fake: Samp
         parts = [slice(lo, lo + rows_of(config)) for lo in range(0, len(fake.ids), rows_of(config))]
         with discriminate.autocast(fake.ids.device, run.precision):
             logit = torch.cat([discriminator.eval()(fake.ids[p], fake.lengths[p]).float() for p in parts])
-        return objectives.token_reward(logit, mask)
+        return objectives.token_reward(logit, mask, "logit" if config.reward_form == "logit" else "probability")
 
     reward = rewards.by_name(config.reward, mask, values, run.rng)
     if config.reward_at == "end":
         reward = reward * (torch.arange(mask.shape[1], device=mask.device) == fake.lengths[:, None] - 1)
     return reward
+
+
+def candidate_rewards(
+    config: ScratchGANConfig, discriminator: TokenDiscriminator, fake: Samples, mask: Tensor, run: Run
+) -> tuple[Tensor, Tensor]:
+    """Of candidates (B,T,K) the first, which is the sequence's own token: its reward (B,T), as `token_rewards`; and of
+    all what each is worth beside the others (B,T,K), 0 past the end.
+    """
+    tokens, ratio = fake.candidates, config.reward_form == "ratio"
+    assert tokens is not None
+    each = mask[..., None].expand_as(tokens)
+    form = "probability" if config.reward_form == "probability" else "logit"
+
+    def values() -> Tensor:
+        logit = discriminator.eval().of_candidates(fake.ids, fake.lengths, tokens)
+        return objectives.token_reward(logit, each, form).flatten(1)
+
+    value = rewards.by_name(config.reward, each.flatten(1), values, run.rng).view_as(each)
+    if ratio:
+        return objectives.token_reward(value[..., 0], mask), share_worth(value)
+    return value[..., 0], relative_worth(value)
 
 
 def rows_of(config: ScratchGANConfig) -> int:
@@ -326,17 +382,24 @@ def generator_step(
     generator: Generator,
     optimizer: torch.optim.Optimizer,
     fake: Samples,
-    advantage: Tensor,
+    advantage: Tensor | None,
     config: ScratchGANConfig,
     precision: str = "fp32",
+    others: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """One update: descend the mean over batch times length of -advantage log p (REINFORCE), part by part."""
+    """One update: descend the mean over batch times length of -advantage log p (REINFORCE), part by part. others:
+    candidates (B,T,K) and the weights of their -log p, which add up to 0 at every place; advantage None: they alone.
+    """
     assert isinstance(generator, nn.Module)
     optimizer.zero_grad(set_to_none=True)
-    weight = advantage / advantage.numel()
+    places = fake.ids.numel()
     for lo in range(0, len(fake.ids), rows_of(config)):
         part = slice(lo, lo + rows_of(config))
-        loss, _ = weighted_nll(generator, fake.ids[part], fake.lengths[part], weight[part], precision=precision)
+        weight = None if advantage is None else advantage[part] / places
+        beside = None if others is None else (others[0][part], others[1][part] / places)
+        loss, _ = weighted_nll(
+            generator, fake.ids[part], fake.lengths[part], weight, precision=precision, others=beside
+        )
         loss.backward()
     decay(generator, config.l2)
     norm = nn.utils.clip_grad_norm_(generator.parameters(), config.clip or torch.inf)

@@ -107,17 +107,40 @@ class TokenDiscriminator(
         h = c = gates.new_zeros(len(ids), self.hidden)
         out = []
         for now in gates.split(rows.tolist()):
-            h, c = h[: len(now)], c[: len(now)]
-            all_gates = now + self.recur(h)
-            if self.scale is not None:
-                all_gates = F.layer_norm(all_gates, all_gates.shape[-1:], self.scale.to(all_gates.dtype))
-            i, j, f, o = (all_gates + self.bias).chunk(4, dim=-1)
-            c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(j)
-            h = torch.sigmoid(o) * torch.tanh(c)
+            h, c = self.cell(now + self.recur(h[: len(now)]), c[: len(now)])
             h = h.to(gates.dtype)
             out.append(h)
         logits = packed._replace(data=self.out(torch.cat(out)))
         return pad_packed_sequence(logits, batch_first=True, total_length=ids.shape[1])[0].squeeze(-1)
+
+    def cell(self, gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """h and c (N,H) after a step, of the gates' inputs (N,4H), not yet normalised, and the c before it."""
+        if self.scale is not None:
+            gates = F.layer_norm(gates, gates.shape[-1:], self.scale.to(gates.dtype))
+        i, j, f, o = (gates + self.bias).chunk(4, dim=-1)
+        c = torch.sigmoid(f + 1) * c + torch.sigmoid(i) * torch.tanh(j)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    @torch.no_grad()
+    def of_candidates(self, ids: Tensor, lengths: Tensor, candidates: Tensor) -> Tensor:
+        """Logits (B,T,K) of each of `candidates` (B,T,K) in the place of its token, after the tokens before it; 0 past
+        the end. No prefix is read twice, and what a token has to say to the gates is worked out once for all places.
+        """
+        packed = pack_padded_sequence(ids, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        rows, order = packed.batch_sizes.tolist(), packed.sorted_indices
+        assert order is not None
+        into, out = self.into.weight, self.table.new_zeros(candidates.shape)
+        words = F.linear(self.table @ into[:, : self.table.shape[1]].t(), self.read.weight)  # (V,4H)
+        places = self.read(self.into.bias + self.position @ into[:, self.table.shape[1] :].t())  # (T,4H)
+        h = c = words.new_zeros(len(ids), self.hidden)
+        for t, n in enumerate(rows):
+            at = order[:n]
+            gates = places[t] + self.recur(h[:n])  # (n,4H)
+            each = gates[:, None] + F.embedding(candidates[at, t], words)  # (n,K,4H)
+            then, _ = self.cell(each, c[:n, None])
+            out[at, t] = self.out(then).squeeze(-1)
+            h, c = self.cell(gates + F.embedding(ids[at, t], words), c[:n])
+        return out
 
 
 def position_signal(horizon: int) -> Tensor:
