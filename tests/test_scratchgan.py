@@ -394,18 +394,6 @@ def test_the_discriminator_takes_as_many_updates_as_asked_on_sequences_of_their_
         assert all(a != b for a, b in itertools.combinations(side, 2))
 
 
-def test_shared_sequences_are_told_apart_after_they_are_rewarded(tmp_path, monkeypatch):
-    seen = []
-    for name, at in (("generator_step", 2), ("discriminator_step", 3)):
-        plain = getattr(scratchgan, name)
-        monkeypatch.setattr(
-            scratchgan, name, lambda *a, n=name, f=plain, at=at: (seen.append((n, a[at].ids.tolist())), f(*a))[1]
-        )
-    run_of(tmp_path / "run", rounds=1, steps=2, share=True)
-    assert [name for name, _ in seen] == ["generator_step", "discriminator_step"] * 2
-    assert seen[0][1] == seen[1][1] != seen[2][1] == seen[3][1]
-
-
 def test_the_average_of_the_weights_is_kept_and_the_learner_goes_on_without_it(tmp_path, monkeypatch):
     seen, plain = [], mle.follow
     monkeypatch.setattr(mle, "follow", lambda a, m, d, step: (seen.append((d, step)), plain(a, m, d, step)))
@@ -430,7 +418,7 @@ def test_the_average_of_the_weights_is_kept_and_the_learner_goes_on_without_it(t
         ({"candidates": 0}, "candidates is 0"),
         ({"candidates": 4, "reward_at": "end"}, "candidates is 4"),
         ({"reward_form": "ratio"}, "of which there is 1"),
-        ({"share": True, "d_steps": 2}, "d_steps is 2"),
+        ({"power": 0.0}, "power is 0"),
         ({"warmup": -1}, "warmup is -1"),
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"decay": -0.1}, "decay is -0.1"),

@@ -61,8 +61,6 @@ class ScratchGANConfig:
         rounds: times that the steps below are followed by a look at the validation set
         steps: steps a round, each of the discriminator's updates and one of the generator (ScratchGAN: 200,000 in all)
         d_steps: updates of the discriminator a step, each on fresh sequences (ScratchGAN: 1)
-        share: the discriminator's one update comes after the generator's, on the very sequences that it was rewarded
-            for, which spares drawing others (ScratchGAN: no)
         batch: sequences a step of either (ScratchGAN: 512)
         accumulate: parts that a batch is cut into, to fit the memory; the same update but for rounding and, with
             dropout, a mask for each part
@@ -71,6 +69,7 @@ class ScratchGANConfig:
         reward_form: probability: 2 p(real) - 1; logit: log p(real) / p(generated); ratio: a candidate's share of all
             candidates' p(real) / p(generated), which covers the data where the others pick from it (MaliGAN's
             normalised weights, Che et al. 2017, arXiv 1702.07983; ScratchGAN: probability)
+        power: of those ratios before their shares are taken: between the logit, near 0, and the ratio, 1
         candidates: tokens drawn at every place, the sequence's own among them, each of which is rewarded, by how much
             better it is than the others; the expected update is the same, and steadier (ScratchGAN: 1)
         gamma: discount a token (ScratchGAN: 0.23)
@@ -101,12 +100,12 @@ class ScratchGANConfig:
     rounds: int = 50
     steps: int = 50
     d_steps: int = 1
-    share: bool = False
     batch: int = 128
     accumulate: int = 1
     reward: rewards.Reward = "discriminator"
     reward_at: Literal["tokens", "end"] = "tokens"
     reward_form: Literal["probability", "logit", "ratio"] = "probability"
+    power: float = 1.0
     candidates: int = 1
     gamma: float = 0.23
     absorbing: bool = False
@@ -130,8 +129,6 @@ class ScratchGANConfig:
             raise ValueError(
                 f"candidates is {self.candidates}, but with reward_at end no token but the last has a reward; use 1"
             )
-        if self.share and self.d_steps > 1:
-            raise ValueError(f"d_steps is {self.d_steps}, but with share there is one set of sequences a step; use 1")
         if self.accumulate > self.batch:
             raise ValueError(
                 f"accumulate is {self.accumulate}, but a batch of {self.batch} has no more parts than rows"
@@ -143,7 +140,9 @@ class ScratchGANConfig:
                 f"counterpart.weight_decay is {self.counterpart.weight_decay}, which would move the vectors that "
                 "freeze holds; leave one of them out"
             )
-        ranges.check(self, lr="above 0", d_lr="above 0", clip="0 or more", l2="0 or more", d_l2="0 or more")
+        ranges.check(
+            self, lr="above 0", d_lr="above 0", power="(0, 1]", clip="0 or more", l2="0 or more", d_l2="0 or more"
+        )
         ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)")
 
     @property
@@ -209,11 +208,6 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
         shape = (config.batch, corpus.max_length, *[candidates] * (candidates > 1))
         return sample(learner.eval(), uniform(shape, run.rng("samples"), run.device))
 
-    def told_apart(fake: Samples) -> dict[str, Tensor]:
-        rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real")).to(run.device)
-        real = corpus.train[rows]
-        return discriminator_step(discriminator.train(), d_optimizer, real, fake, config, run.precision)
-
     d_steps = config.d_steps if config.judged and config.reward != "frozen" else 0
     if run.once("untrained"):
         mle.measure(generator.eval(), corpus, config.monitor, run, "adversarial")
@@ -223,8 +217,11 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
         for step in range(round_ * config.steps, (round_ + 1) * config.steps):
             g_optimizer.param_groups[0]["lr"] = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
             found: dict[str, Tensor] = {}
-            for _ in range(0 if config.share else d_steps):  # of several the last one is logged
-                found = told_apart(drawn())
+            for _ in range(d_steps):  # of several the last one is logged
+                rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real")).to(run.device)
+                found = discriminator_step(
+                    discriminator.train(), d_optimizer, corpus.train[rows], drawn(), config, run.precision
+                )
             fake = drawn(config.candidates)
             mask, others = mask_of(fake.lengths, corpus.max_length), None
             if fake.candidates is None:
@@ -238,8 +235,6 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
             if others is None or config.gamma:
                 advantage = (to_come - baseline.update(to_come, mask)) * mask
             found |= generator_step(learner.train(), g_optimizer, fake, advantage, config, run.precision, others)
-            if config.share and d_steps:
-                found |= told_apart(fake)
             if config.average:
                 mle.follow(generator, learner, config.average, step)
             tokens = mask.sum()
@@ -335,7 +330,7 @@ def candidate_rewards(
 
     value = rewards.by_name(config.reward, each.flatten(1), values, run.rng).view_as(each)
     if ratio:
-        return objectives.token_reward(value[..., 0], mask), share_worth(value)
+        return objectives.token_reward(value[..., 0], mask), share_worth(value * config.power)
     return value[..., 0], relative_worth(value)
 
 
