@@ -550,8 +550,11 @@ def test_shares_of_many_candidates_are_likelihood_on_the_data():
     assert (data - q).abs().max() >= 0.1
 
 
-@pytest.mark.parametrize("reward", ["discriminator", "constant", "shuffled"])
-def test_a_run_with_candidates_and_a_slow_start(reward, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("reward", "form"),
+    [("discriminator", "probability"), ("discriminator", "ratio"), ("constant", "ratio"), ("shuffled", "logit")],
+)
+def test_a_run_with_candidates_and_a_slow_start(reward, form, tmp_path, monkeypatch):
     seen, plain = [], scratchgan.generator_step
 
     def watch(generator, optimizer, fake, advantage, config, precision, others):
@@ -559,8 +562,11 @@ def test_a_run_with_candidates_and_a_slow_start(reward, tmp_path, monkeypatch):
         return plain(generator, optimizer, fake, advantage, config, precision, others)
 
     monkeypatch.setattr(scratchgan, "generator_step", watch)
-    options = {"candidates": 3, "reward_form": "logit", "warmup": 4, "absorbing": True, "lr": 0.01}
-    run_of(tmp_path / reward, rounds=2, steps=3, reward=reward, **options)
+    options = {"candidates": 3, "reward_form": form, "power": 0.5, "warmup": 4, "absorbing": True, "lr": 0.01}
+    _, run = run_of(tmp_path / reward, rounds=2, steps=3, reward=reward, **options)
+    logged = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    if form == "ratio":  # what is logged, and what is still to come, is in probabilities
+        assert all(-1 <= r["reward"] <= 1 for r in logged if r["kind"] == "train")
     assert [lr for lr, *_ in seen] == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
     for _, fake, candidates, weight in seen:
         assert torch.equal(candidates[..., 0], fake.ids)

@@ -143,7 +143,7 @@ class ScratchGANConfig:
         ranges.check(
             self, lr="above 0", d_lr="above 0", power="(0, 1]", clip="0 or more", l2="0 or more", d_l2="0 or more"
         )
-        ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)")
+        ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)", power="(0, 1]")
 
     @property
     def judged(self) -> bool:
