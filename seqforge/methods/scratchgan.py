@@ -18,7 +18,9 @@ Source: de Masson d'Autume, Rosca, Rae and Mohamed, NeurIPS 2019 (arXiv 1905.099
     projections of its own on both sides
  9) `absorbing` takes the pay out of length: where the discriminator is ahead its rewards are below 0, and a sequence
     that ends early has fewer of them, so that samples grow short (Kostrikov et al. 2019, arXiv 1809.02925)
-10) options: a reward at the end only, clipping, parts of a batch one after the other (`accumulate`), an average of the
+10) `candidates` takes the expectation over the next token by several draws at each place, and `reward_form` says what
+    of the discriminator's verdict they are compared by (candidates.py)
+11) options: a reward at the end only, clipping, parts of a batch one after the other (`accumulate`), an average of the
     generator's weights, null controls
 """
 
@@ -81,6 +83,7 @@ class ScratchGANConfig:
         d_lr: Adam's step size of the discriminator (ScratchGAN: 0.00938)
         warmup: steps over which lr rises to its value, evenly; while all words are as likely, what is better than what
             is noise, and a long step collapses onto it (ScratchGAN: 0)
+        cooldown: share of all steps, the last ones, over which lr falls to 0, evenly (ScratchGAN: 0)
         beta1: of both Adams (ScratchGAN: 0.5)
         clip: largest gradient norm of the generator; 0: none (ScratchGAN: none)
         average: decay a step of a moving average of the generator's weights, rising to this from .1; it is what is
@@ -114,6 +117,7 @@ class ScratchGANConfig:
     lr: float = 0.001
     d_lr: float = 0.001
     warmup: int = 0
+    cooldown: float = 0.0
     beta1: float = 0.5
     clip: float = 0.0
     average: float = 0.0
@@ -143,7 +147,9 @@ class ScratchGANConfig:
         ranges.check(
             self, lr="above 0", d_lr="above 0", power="(0, 1]", clip="0 or more", l2="0 or more", d_l2="0 or more"
         )
-        ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)", power="(0, 1]")
+        ranges.check(
+            self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)", power="(0, 1]", cooldown="[0, 1]"
+        )
 
     @property
     def judged(self) -> bool:
@@ -215,7 +221,7 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
     for round_ in run.loop("adversarial", config.rounds):
         sums: dict[str, Tensor] = {}
         for step in range(round_ * config.steps, (round_ + 1) * config.steps):
-            g_optimizer.param_groups[0]["lr"] = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
+            g_optimizer.param_groups[0]["lr"] = config.lr * pace(config, step)
             found: dict[str, Tensor] = {}
             for _ in range(d_steps):  # of several the last one is logged
                 rows = torch.randint(len(corpus.train), (config.batch,), generator=run.rng("real")).to(run.device)
@@ -253,6 +259,13 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
         mle.measure(generator.eval(), corpus, config.monitor, run, "adversarial")
     run.checkpoint(tag="final")
     return generator.eval()
+
+
+def pace(config: ScratchGANConfig, step: int) -> float:
+    """Share of lr for step 0, 1, ...: it rises over `warmup` steps and falls over the last `cooldown` of all."""
+    total = config.rounds * config.steps
+    left = (total - step) / (config.cooldown * total) if config.cooldown else 1.0
+    return min(1.0, (step + 1) / max(1, config.warmup), left)
 
 
 def players(config: ScratchGANConfig, corpus: Corpus, run: Run) -> tuple[SkipLSTMGenerator, TokenDiscriminator]:
