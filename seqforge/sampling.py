@@ -39,12 +39,25 @@ class Samples:
 
     candidates: tokens (B,T,K) that might have come at each place, where noise (B,T,K) asked for them: independent draws
     from p(. | y_<t), the first of which is the token itself; 0 past the end.
+    given: tokens (B,) at the beginning that were not drawn, where there were such; their log-probability is 0.
     """
 
     ids: Tensor
     lengths: Tensor
     logp: Tensor
     candidates: Tensor | None = None
+    given: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What sequences begin with: the first `lengths` (B,), from 0 on, tokens of ids (B,T); no end token among them."""
+
+    ids: Tensor
+    lengths: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Prompts":
+        return Prompts(self.ids[rows], self.lengths[rows])
 
 
 @dataclass(frozen=True)
@@ -202,12 +215,18 @@ def begin_with(generator: Generator, prompt: Tensor, device: torch.device | str 
 
 @torch.no_grad()
 def complete(
-    generator: Generator, fork: Fork, noise: Tensor, filter: Filter = PLAIN, trail: list | None = None
+    generator: Generator,
+    fork: Fork,
+    noise: Tensor,
+    filter: Filter = PLAIN,
+    trail: list | None = None,
+    prompts: Prompts | None = None,
 ) -> Samples:
     """Continue every row of `fork` to its end token or to T = noise.shape[1]: `Samples` whose ids start at each row's
     position (what came before is 0 here). Rows that end leave the batch. `noise` is (B,T), or (B,T,K) for K candidates
     at every place, of which the first goes on.
 
+    `prompts`: what stands in the place of the first tokens drawn, of those rows that have one.
     `trail`: a list that receives (rows, fork) before every token but the first: the rows that go on, and where from.
     """
     rows, horizon = noise.shape[:2]
@@ -227,6 +246,10 @@ def complete(
         token, token_logp = _draw_next(head, output, noise[alive, position], filter, end, early, cooled)
         if candidates is not None:
             candidates[alive, position], token = token, token[:, 0]
+        if prompts is not None:
+            told = position < prompts.lengths[alive]
+            token = torch.where(told, prompts.ids[alive, position], token)
+            token_logp = token_logp.masked_fill(told, 0.0)
         ids[alive, position] = token
         logp[alive, position] = token_logp
         position = position + 1
@@ -237,7 +260,7 @@ def complete(
             lengths[alive[ended]] = position[ended]
             keep = (~ended).nonzero().squeeze(1)
             if not len(keep):
-                return Samples(ids, lengths, logp, candidates)
+                return Samples(ids, lengths, logp, candidates, None if prompts is None else prompts.lengths)
             alive, token, position, state = alive[keep], token[keep], position[keep], state.select(keep)
         outputs, state = extend(token[:, None], state)
         output = outputs[:, -1]
@@ -324,15 +347,19 @@ def sample(
     filter: Filter = PLAIN,
     rows: int | None = None,
     context: Context | None = None,
+    prompts: Prompts | None = None,
 ) -> Samples:
     """One sequence a row of `noise` (B,T), in chunks of `rows` (default: what fits the cache); of noise (B,T,K) with K
     candidates at every place. `context`: of B rows, for a generator that answers; so everywhere below.
     """
-    parts = list(sample_chunks(generator, noise, filter, rows, context))
+    parts = list(sample_chunks(generator, noise, filter, rows, context, prompts))
     if len(parts) == 1:
         return parts[0]
-    names = ["ids", "lengths", "logp", *["candidates"] * (noise.ndim == 3)]
-    return Samples(*(torch.cat([getattr(s, name) for s in parts]) for name in names))
+    found = {}
+    for name in ("ids", "lengths", "logp", "candidates", "given"):
+        each = [getattr(s, name) for s in parts]
+        found[name] = None if each[0] is None else torch.cat(each)
+    return Samples(**found)
 
 
 def sample_chunks(
@@ -341,13 +368,14 @@ def sample_chunks(
     filter: Filter = PLAIN,
     rows: int | None = None,
     context: Context | None = None,
+    prompts: Prompts | None = None,
 ) -> Iterator[Samples]:
     """`sample`, chunk by chunk."""
     if noise.shape[0] < 1 or noise.shape[1] < 1:
         raise ValueError(f"asked for {noise.shape[0]} samples of length {noise.shape[1]}; both must be at least 1")
     for at in torch.arange(len(noise), device=noise.device).split(rows or chunk_rows(generator, noise.device)):
         fork = begin(generator, len(at), noise.device, None if context is None else context[at])
-        yield complete(generator, fork, noise[at], filter)
+        yield complete(generator, fork, noise[at], filter, prompts=None if prompts is None else prompts[at])
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from seqforge.models.generator import HeadedGenerator
 from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
 from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig, position_signal
 from seqforge.run import CheckpointConfig, Run
-from seqforge.sampling import Samples, mask_of, sample, uniform
+from seqforge.sampling import Prompts, Samples, mask_of, sample, uniform
 
 V, T = 11, 7
 
@@ -420,6 +420,7 @@ def test_the_average_of_the_weights_is_kept_and_the_learner_goes_on_without_it(t
         ({"reward_form": "ratio"}, "of which there is 1"),
         ({"power": 0.0}, "power is 0"),
         ({"warmup": -1}, "warmup is -1"),
+        ({"prompts": 1.1}, "prompts is 1.1"),
         ({"cooldown": 1.5}, "cooldown is 1.5"),
         ({"gamma": 1.5}, "gamma is 1.5"),
         ({"decay": -0.1}, "decay is -0.1"),
@@ -574,3 +575,69 @@ def test_a_run_with_candidates_and_a_slow_start(reward, form, tmp_path, monkeypa
         assert weight.sum(-1).abs().max() <= 1e-5
         assert bool(weight.any()) == (reward != "constant")
         assert not weight[~mask_of(fake.lengths, weight.shape[1])].any()
+
+
+# --- beginnings of real sequences -----------------------------------------------------------------------------------
+
+
+def test_what_is_given_stays_and_what_follows_is_drawn_after_it():
+    generator = made(eos_id=2)
+    ids = torch.randint(3, V, (50, T), generator=rng(1))
+    prompts = Prompts(ids, torch.arange(50) % T)
+    noise = uniform((50, T), rng(2))
+    drawn = sample(generator, noise, prompts=prompts)
+    assert torch.equal(drawn.given, prompts.lengths)
+    given = mask_of(prompts.lengths, T)
+    assert torch.equal(drawn.ids[given], ids[given])
+    assert not drawn.logp[given].any()
+    truth = log_probs(generator, drawn.ids, drawn.lengths) * scratchgan.drawn_mask(drawn)
+    assert (truth - drawn.logp).abs().max() <= 1e-5
+    cut = sample(generator, noise, rows=7, prompts=prompts)
+    assert all(torch.equal(getattr(cut, n), getattr(drawn, n)) for n in ("ids", "lengths", "given"))
+    free = sample(generator, noise)
+    assert torch.equal(free.ids[::T], drawn.ids[::T])  # those that were given nothing
+
+
+def test_neither_player_learns_from_what_was_given(tmp_path, monkeypatch):
+    seen, plain = [], scratchgan.weighted_nll
+
+    def watch(generator, ids, lengths, weight, precision, others):
+        seen.append((ids, lengths, weight, others))
+        return plain(generator, ids, lengths, weight, precision=precision, others=others)
+
+    monkeypatch.setattr(scratchgan, "weighted_nll", watch)
+    begun, all_of_them = [], scratchgan.beginnings
+    monkeypatch.setattr(scratchgan, "beginnings", lambda *a: (begun.append(all_of_them(*a)), begun[-1])[1])
+    run_of(tmp_path / "run", rounds=1, steps=3, prompts=0.7, candidates=3)
+    for (_, _, weight, others), prompts in zip(seen, begun[1::2], strict=True):  # the discriminator's come first
+        given = mask_of(prompts.lengths, weight.shape[1])
+        assert 0 < int((prompts.lengths > 0).sum()) < len(given)
+        assert not weight[given].any()
+        assert not others[1][given].any()
+    discriminator = TokenDiscriminator(V, T, 0, 4, hidden=5, dropout=0.0, seed=2)
+    real, ids = torch.randint(V, (8, T), generator=rng(3)), torch.randint(V, (8, T), generator=rng(4))
+    full, given = torch.full((8,), T), torch.arange(8) % T
+    fake = Samples(ids, full, torch.zeros(8, T), given=given)
+    still = torch.optim.SGD(discriminator.parameters(), lr=0.0)
+    found = discriminator_step(discriminator, still, Split(real, full), fake, ScratchGANConfig(batch=8), "fp32")
+    grads = {k: v.grad.clone() for k, v in discriminator.named_parameters()}
+    nll = (
+        -F.logsigmoid(discriminator(real, full)).sum()
+        - (F.logsigmoid(-discriminator(ids, full)) * ~mask_of(given, T)).sum()
+    )
+    truth = gradients(0.5 * nll / (8 * T), discriminator)
+    decayed = {k: truth[k] + 1e-6 * v for k, v in discriminator.named_parameters()}
+    assert far(grads, decayed) <= 1e-6
+    assert found["d_loss"].item() == pytest.approx(0.5 * nll.item() / (8 * T), rel=1e-5)
+
+
+def test_beginnings_are_of_the_training_set_and_leave_the_last_token(tmp_path):
+    _, run = run_of(tmp_path / "run", rounds=0)
+    train = corpus().train
+    found = scratchgan.beginnings(train, ScratchGANConfig(batch=4000, prompts=0.5), run)
+    rows = {tuple(r) for r in train.ids.tolist()}
+    assert {tuple(r) for r in found.ids.tolist()} <= rows
+    ends = (found.ids == EOS).float().argmax(1)
+    assert (found.lengths <= ends).all()
+    assert float((found.lengths == 0).float().mean()) > 0.5  # those asked for none, and those that drew 0
+    assert bool((found.lengths == ends).any())

@@ -44,7 +44,7 @@ from seqforge.models.generator import Generator
 from seqforge.models.skip_lstm import SkipLSTMConfig, SkipLSTMGenerator
 from seqforge.models.token_discriminator import TokenDiscriminator, TokenDiscriminatorConfig
 from seqforge.run import Run, derive_seed
-from seqforge.sampling import Samples, mask_of, sample, uniform
+from seqforge.sampling import Prompts, Samples, mask_of, sample, uniform
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class ScratchGANConfig:
         batch: sequences a step of either (ScratchGAN: 512)
         accumulate: parts that a batch is cut into, to fit the memory; the same update but for rounding and, with
             dropout, a mask for each part
+        prompts: share of the generated sequences that begin with the first tokens of a training sequence, how many is
+            drawn evenly; neither player learns from those, but from what the generator puts after them (ScratchGAN: 0)
         reward: the discriminator's, or a null control in its place
         reward_at: tokens: one for each; end: the last token's, for the whole sequence (ScratchGAN: tokens)
         reward_form: probability: 2 p(real) - 1; logit: log p(real) / p(generated); ratio: a candidate's share of all
@@ -105,6 +107,7 @@ class ScratchGANConfig:
     d_steps: int = 1
     batch: int = 128
     accumulate: int = 1
+    prompts: float = 0.0
     reward: rewards.Reward = "discriminator"
     reward_at: Literal["tokens", "end"] = "tokens"
     reward_form: Literal["probability", "logit", "ratio"] = "probability"
@@ -144,12 +147,9 @@ class ScratchGANConfig:
                 f"counterpart.weight_decay is {self.counterpart.weight_decay}, which would move the vectors that "
                 "freeze holds; leave one of them out"
             )
-        ranges.check(
-            self, lr="above 0", d_lr="above 0", power="(0, 1]", clip="0 or more", l2="0 or more", d_l2="0 or more"
-        )
-        ranges.check(
-            self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)", power="(0, 1]", cooldown="[0, 1]"
-        )
+        ranges.check(self, lr="above 0", d_lr="above 0", clip="0 or more", l2="0 or more", d_l2="0 or more")
+        ranges.check(self, gamma="[0, 1]", decay="[0, 1]", beta1="[0, 1)", average="[0, 1)", power="(0, 1]")
+        ranges.check(self, cooldown="[0, 1]", prompts="[0, 1]")
 
     @property
     def judged(self) -> bool:
@@ -212,7 +212,8 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
 
     def drawn(candidates: int = 1) -> Samples:
         shape = (config.batch, corpus.max_length, *[candidates] * (candidates > 1))
-        return sample(learner.eval(), uniform(shape, run.rng("samples"), run.device))
+        begun = beginnings(corpus.train, config, run) if config.prompts else None
+        return sample(learner.eval(), uniform(shape, run.rng("samples"), run.device), prompts=begun)
 
     d_steps = config.d_steps if config.judged and config.reward != "frozen" else 0
     if run.once("untrained"):
@@ -229,7 +230,7 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
                     discriminator.train(), d_optimizer, corpus.train[rows], drawn(), config, run.precision
                 )
             fake = drawn(config.candidates)
-            mask, others = mask_of(fake.lengths, corpus.max_length), None
+            mask, others = drawn_mask(fake), None
             if fake.candidates is None:
                 reward = token_rewards(config, discriminator, fake, mask, run)
                 to_come = objectives.discounted_return(reward, mask, config.gamma, config.absorbing)
@@ -259,6 +260,21 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
         mle.measure(generator.eval(), corpus, config.monitor, run, "adversarial")
     run.checkpoint(tag="final")
     return generator.eval()
+
+
+def beginnings(train: Split, config: ScratchGANConfig, run: Run) -> Prompts:
+    """The first n tokens of training sequences, n evenly from 0 to all but the last; 0 of the rows that get none."""
+    rng = run.rng("prompts")
+    rows = torch.randint(len(train), (config.batch,), generator=rng).to(run.device)
+    at, asked = (torch.rand(config.batch, generator=rng).to(run.device) for _ in range(2))
+    lengths = train.lengths[rows]
+    return Prompts(train.ids[rows], (at * lengths).long().clamp_max(lengths - 1) * (asked < config.prompts))
+
+
+def drawn_mask(fake: Samples) -> Tensor:
+    """(B,T) where the tokens are the generator's own: within the sequence, past what it was given."""
+    mask = mask_of(fake.lengths, fake.ids.shape[1])
+    return mask if fake.given is None else mask & ~mask_of(fake.given, fake.ids.shape[1])
 
 
 def pace(config: ScratchGANConfig, step: int) -> float:
@@ -364,12 +380,14 @@ def discriminator_step(
     optimizer.zero_grad(set_to_none=True)
     places, rows = real.ids.numel(), rows_of(config)
     total, p_real, p_fake, right = (torch.zeros((), device=real.ids.device) for _ in range(4))
-    tokens = (real.lengths.sum(), fake.lengths.sum())
+    own = drawn_mask(fake)
+    tokens = (real.lengths.sum(), own.sum())
     for lo in range(0, len(real.ids), rows):
         part = slice(lo, lo + rows)
         ids = torch.cat([real.ids[part], fake.ids[part]])
         lengths = torch.cat([real.lengths[part], fake.lengths[part]])
-        mask, n = mask_of(lengths, ids.shape[1]), len(real.ids[part])
+        n = len(real.ids[part])
+        mask = torch.cat([mask_of(real.lengths[part], ids.shape[1]), own[part]])
         label = torch.arange(len(ids), device=ids.device) < n
         with discriminate.autocast(ids.device, precision):
             logit = discriminator(ids, lengths).float()
