@@ -420,6 +420,7 @@ def test_the_average_of_the_weights_is_kept_and_the_learner_goes_on_without_it(t
         ({"reward_form": "ratio"}, "of which there is 1"),
         ({"power": 0.0}, "power is 0"),
         ({"warmup": -1}, "warmup is -1"),
+        ({"ramp": -1}, "ramp is -1"),
         ({"prompts": 1.1}, "prompts is 1.1"),
         ({"cooldown": 1.5}, "cooldown is 1.5"),
         ({"gamma": 1.5}, "gamma is 1.5"),
@@ -564,12 +565,15 @@ def test_a_run_with_candidates_and_a_slow_start(reward, form, tmp_path, monkeypa
         return plain(generator, optimizer, fake, advantage, config, precision, others)
 
     monkeypatch.setattr(scratchgan, "generator_step", watch)
-    options = {"candidates": 3, "reward_form": form, "power": 0.5, "warmup": 3, "cooldown": 0.5, "lr": 0.012}
+    powers, judged = [], scratchgan.candidate_rewards
+    monkeypatch.setattr(scratchgan, "candidate_rewards", lambda *a: (powers.append(a[-1]), judged(*a))[1])
+    options = {"candidates": 3, "reward_form": form, "power": 0.5, "ramp": 4, "warmup": 3, "cooldown": 0.5, "lr": 0.012}
     _, run = run_of(tmp_path / reward, rounds=2, steps=3, reward=reward, **options)
     logged = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     if form == "ratio":  # what is logged, and what is still to come, is in probabilities
         assert all(-1 <= r["reward"] <= 1 for r in logged if r["kind"] == "train")
     assert [lr for lr, *_ in seen] == pytest.approx([0.004, 0.008, 0.012, 0.012, 0.008, 0.004])
+    assert powers == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
     for _, fake, candidates, weight in seen:
         assert torch.equal(candidates[..., 0], fake.ids)
         assert weight.sum(-1).abs().max() <= 1e-5

@@ -74,6 +74,7 @@ class ScratchGANConfig:
             candidates' p(real) / p(generated), which covers the data where the others pick from it (MaliGAN's
             normalised weights, Che et al. 2017, arXiv 1702.07983; ScratchGAN: probability)
         power: of those ratios before their shares are taken: between the logit, near 0, and the ratio, 1
+        ramp: steps over which power rises from 0, evenly: ratios say little while the discriminator is sure
         candidates: tokens drawn at every place, the sequence's own among them, each of which is rewarded, by how much
             better it is than the others; the expected update is the same, and steadier (ScratchGAN: 1)
         gamma: discount a token (ScratchGAN: 0.23)
@@ -112,6 +113,7 @@ class ScratchGANConfig:
     reward_at: Literal["tokens", "end"] = "tokens"
     reward_form: Literal["probability", "logit", "ratio"] = "probability"
     power: float = 1.0
+    ramp: int = 0
     candidates: int = 1
     gamma: float = 0.23
     absorbing: bool = False
@@ -129,7 +131,7 @@ class ScratchGANConfig:
 
     def __post_init__(self):
         ranges.check(self, rounds="at least 0", steps="at least 1", batch="at least 1", accumulate="at least 1")
-        ranges.check(self, d_steps="at least 1", candidates="at least 1", warmup="at least 0")
+        ranges.check(self, d_steps="at least 1", candidates="at least 1", warmup="at least 0", ramp="at least 0")
         if self.candidates == 1 and self.reward_form == "ratio":
             raise ValueError("reward_form ratio is a share among candidates, of which there is 1; use candidates 16")
         if self.candidates > 1 and self.reward_at == "end":
@@ -235,7 +237,8 @@ def train(config: ScratchGANConfig, corpus: Corpus, run: Run) -> SkipLSTMGenerat
                 reward = token_rewards(config, discriminator, fake, mask, run)
                 to_come = objectives.discounted_return(reward, mask, config.gamma, config.absorbing)
             else:  # the token's own reward is among the candidates'
-                reward, worth = candidate_rewards(config, discriminator, fake, mask, run)
+                power = config.power * min(1.0, (step + 1) / max(1, config.ramp))
+                reward, worth = candidate_rewards(config, discriminator, fake, mask, run, power)
                 to_come = objectives.discounted_return(reward, mask, config.gamma, config.absorbing) - reward
                 others = (fake.candidates, worth)
             advantage = None
@@ -343,7 +346,12 @@ def token_rewards(config: ScratchGANConfig, discriminator: nn.Module, fake: Samp
 
 
 def candidate_rewards(
-    config: ScratchGANConfig, discriminator: TokenDiscriminator, fake: Samples, mask: Tensor, run: Run
+    config: ScratchGANConfig,
+    discriminator: TokenDiscriminator,
+    fake: Samples,
+    mask: Tensor,
+    run: Run,
+    power: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Of candidates (B,T,K) the first, which is the sequence's own token: its reward (B,T), as `token_rewards`; and of
     all what each is worth beside the others (B,T,K), 0 past the end.
@@ -359,7 +367,7 @@ def candidate_rewards(
 
     value = rewards.by_name(config.reward, each.flatten(1), values, run.rng).view_as(each)
     if ratio:
-        return objectives.token_reward(value[..., 0], mask), share_worth(value * config.power)
+        return objectives.token_reward(value[..., 0], mask), share_worth(value * power)
     return value[..., 0], relative_worth(value)
 
 
