@@ -21,7 +21,6 @@ def share_worth(logit: Tensor) -> Tensor:
     """Of logits (..., K) of p(real): each candidate's share of all p(real) / p(generated), less 1/K. Weights of -log p
     that add up to 0. With many candidates, and a discriminator at its best, the update is that of likelihood on the
     data's next token after this prefix: importance weights of draws from the generator, normalised as in MaliGAN (Che
-    et al. 2017, arXiv 1702.07983, section 3.2), token by token. What all candidates have in common, the prefix,
-    cancels.
+    et al. 2017, arXiv 1702.07983), token by token. What all candidates have in common, the prefix, cancels.
     """
     return logit.softmax(-1) - 1 / logit.shape[-1]

@@ -132,13 +132,14 @@ def test_a_run_with_candidates_and_a_slow_start(reward, form, tmp_path, monkeypa
     monkeypatch.setattr(scratchgan, "generator_step", watch)
     powers, judged = [], scratchgan.candidate_rewards
     monkeypatch.setattr(scratchgan, "candidate_rewards", lambda *a: (powers.append(a[-1]), judged(*a))[1])
-    options = {"candidates": 3, "reward_form": form, "power": 0.5, "ramp": 4, "warmup": 3, "cooldown": 0.5, "lr": 0.012}
+    ratio = {"power": 0.5, "ramp": 4} if form == "ratio" else {}
+    options = {"candidates": 3, "reward_form": form, **ratio, "warmup": 3, "cooldown": 0.5, "lr": 0.012}
     _, run = run_of(tmp_path / reward, rounds=2, steps=3, reward=reward, **options)
     logged = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     if form == "ratio":  # what is logged, and what is still to come, is in probabilities
         assert all(-1 <= r["reward"] <= 1 for r in logged if r["kind"] == "train")
     assert [lr for lr, *_ in seen] == pytest.approx([0.004, 0.008, 0.012, 0.012, 0.008, 0.004])
-    assert powers == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
+    assert powers == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5] if ratio else [1.0] * 6)
     for _, fake, candidates, weight in seen:
         assert torch.equal(candidates[..., 0], fake.ids)
         assert weight.sum(-1).abs().max() <= 1e-5

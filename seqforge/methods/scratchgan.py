@@ -134,6 +134,8 @@ class ScratchGANConfig:
         ranges.check(self, d_steps="at least 1", candidates="at least 1", warmup="at least 0", ramp="at least 0")
         if self.candidates == 1 and self.reward_form == "ratio":
             raise ValueError("reward_form ratio is a share among candidates, of which there is 1; use candidates 16")
+        if self.reward_form != "ratio" and (self.power != 1 or self.ramp):
+            raise ValueError(f"power and ramp are of reward_form ratio, not {self.reward_form}; leave them out")
         if self.candidates > 1 and self.reward_at == "end":
             raise ValueError(
                 f"candidates is {self.candidates}, but with reward_at end no token but the last has a reward; use 1"
