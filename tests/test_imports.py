@@ -24,6 +24,7 @@ TABLE = {
     "seqforge.progress": "",
     "seqforge.recipes": "",
     "seqforge.objectives": "",
+    "seqforge.candidates": "",
     "seqforge.data*": "seqforge.data* seqforge.ranges",
     "seqforge.models*": "seqforge.models* seqforge.ranges",
     "seqforge.sampling": "seqforge.models.generator seqforge.models.heads",
