@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from test_scratchgan import EOS, T, V, corpus, made, run_of
+from test_scratchgan import EOS, T, V, corpus, made, run_of, small_world
 from torch.nn import functional as F
-from worlds import every_sequence, far, gradients, rng
+from worlds import far, gradients, rng
 
 from seqforge import objectives
 from seqforge.candidates import relative_worth, share_worth
@@ -15,7 +15,6 @@ from seqforge.data.corpus import Split
 from seqforge.likelihood import log_probs
 from seqforge.methods import scratchgan
 from seqforge.methods.scratchgan import ScratchGANConfig, discriminator_step
-from seqforge.models.skip_lstm import SkipLSTMGenerator
 from seqforge.models.token_discriminator import TokenDiscriminator
 from seqforge.sampling import Prompts, Samples, mask_of, sample, uniform
 
@@ -82,13 +81,8 @@ def test_candidates_leave_the_expected_update_of_whole_sequences_as_it_is(gamma,
     """All sequences of V=3, T=4, and at every place all of what a second candidate may be: with and without candidates
     the expected gradient of the loss is one.
     """
-    generator = SkipLSTMGenerator(3, 0, 3, hidden=4, eos_id=2, seed=1).double().eval()
-    torch.nn.init.normal_(generator.head.weight, generator=rng(1))
-    discriminator = TokenDiscriminator(3, 4, 0, 3, hidden=4, seed=2).double().eval()
-    ids, lengths = every_sequence(eos_id=2)
-    mask = mask_of(lengths, 4)
+    generator, discriminator, ids, lengths, mask, reward = small_world()
     with torch.no_grad():
-        reward = objectives.token_reward(discriminator(ids, lengths), mask)
         first, state = generator.start(len(ids))
         later, _ = generator.extend(ids[:, :-1], state)
         chance = torch.cat([first[:, None], later], 1).softmax(-1)  # (B,T,V)

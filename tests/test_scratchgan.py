@@ -242,9 +242,8 @@ def test_moving_baselines():
     assert again.value == slow.value
 
 
-@pytest.mark.parametrize("kind", [lambda g: g, Headless])
-def test_the_expected_gradient_is_the_true_one(kind):
-    """gamma 1, all sequences of V=3, T=4 with an end token: sum_s p(s) (gradient of s's loss) = -d E[sum_t r_t] / T."""
+def small_world():
+    """Both players of V=3, T=4 in double precision, all sequences there are, and the reward of every token."""
     generator = SkipLSTMGenerator(3, 0, 3, hidden=4, eos_id=2, seed=1).double().eval()
     torch.nn.init.normal_(generator.head.weight, generator=rng(1))
     discriminator = TokenDiscriminator(3, 4, 0, 3, hidden=4, seed=2).double().eval()
@@ -252,6 +251,13 @@ def test_the_expected_gradient_is_the_true_one(kind):
     mask = mask_of(lengths, 4)
     with torch.no_grad():
         reward = objectives.token_reward(discriminator(ids, lengths), mask)
+    return generator, discriminator, ids, lengths, mask, reward
+
+
+@pytest.mark.parametrize("kind", [lambda g: g, Headless])
+def test_the_expected_gradient_is_the_true_one(kind):
+    """gamma 1, all sequences of V=3, T=4 with an end token: sum_s p(s) (gradient of s's loss) = -d E[sum_t r_t] / T."""
+    generator, _, ids, lengths, mask, reward = small_world()
     p = log_probs(generator, ids, lengths).sum(1).exp()
     truth = gradients(-(p * reward.sum(1)).sum() / 4, generator)
     returns = objectives.discounted_return(reward, mask, 1.0) - 0.37  # any baseline
