@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from test_scratchgan import EOS, T, V, corpus, made, run_of, small_world
+from test_scratchgan import EOS, corpus, run_of, small_world
+from test_scratchgan_networks import T, V, made
 from torch.nn import functional as F
 from worlds import far, gradients, rng
 
